@@ -1,0 +1,110 @@
+"""Small typed references to stored things; what one step hands to the next.
+
+TableRef     Parquet part files of one table: folder or file, rows, columns, content digest
+JobResult    what a training process wrote down: stage, bundle or snapshots, metrics, seconds
+BundleRef    a servable recommender: folder, cut-off, content digest
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Reference(BaseModel):
+    """Base: frozen, unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableRef(Reference):
+    """A stored table. `path` is a Parquet file or a folder of Parquet parts."""
+
+    name: str
+    path: str
+    rows: int = Field(ge=0)
+    columns: tuple[str, ...]
+    digest: str = Field(description="sha256 over the part files' relative names and contents, 16 hex digits")
+
+    def parts(self) -> list[Path]:
+        """Part files in stable order."""
+        path = Path(self.path)
+        return [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+
+
+class BundleRef(Reference):
+    """A servable recommender: a folder of data (ONNX, Parquet, JSON), never code."""
+
+    path: str
+    cutoff: str
+    digest: str
+
+
+class JobResult(Reference):
+    """What a training process wrote to `result.json`."""
+
+    stage: str
+    output: str
+    metrics: dict[str, float]
+    seconds: float
+    world_size: int = 1
+
+
+def content_digest(paths: Iterable[Path], root: Path | None = None) -> str:
+    """sha256 over relative names and bytes of files, 16 hex digits; independent of order and of modification times."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(str(path.relative_to(root) if root else path.name).encode())
+        with path.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def text_digest(*parts: str) -> str:
+    """sha256 over strings, 16 hex digits; parts are kept apart."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{len(part)}:{part}".encode())
+    return total.hexdigest()[:16]
+
+
+class Finding(Reference):
+    """One broken expectation of a table, critical or not."""
+
+    table: str
+    rule: str
+    severity: str = Field(description="critical or warning")
+    num_failed: int
+    message: str
+    example_row: dict[str, str] | None = None
+
+
+class IngestReport(Reference):
+    """What an ingest did. `rows_in` = `rows_accepted` + `rows_quarantined` + `rows_deleted` + `rows_known` (seen in an earlier ingest)."""
+
+    interactions: TableRef
+    item_catalogue: TableRef | None = None
+    quarantined: TableRef | None = None
+    rows_in: int
+    rows_accepted: int
+    rows_quarantined: int
+    rows_deleted: int = 0
+    rows_known: int = 0
+    quarantined_by_rule: dict[str, int] = {}
+    changed_months: tuple[str, ...] = ()
+    watermark: str | None = Field(default=None, description="latest event_time stored, ISO, UTC")
+
+
+class ValidationReport(Reference):
+    """What a validation found. `rows_in` = `rows_accepted` + `rows_quarantined`."""
+
+    accepted: TableRef
+    quarantined: TableRef | None = None
+    rows_in: int
+    rows_accepted: int
+    rows_quarantined: int
+    quarantined_by_rule: dict[str, int] = {}
+    findings: tuple[Finding, ...] = ()
+    num_expectations: int = 0
+    data_docs: str | None = Field(default=None, description="path of the Data Docs index page")

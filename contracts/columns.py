@@ -1,0 +1,62 @@
+"""Names of the columns that travel between steps. Nothing else types a column name of these tables again."""
+
+from typing import Final
+
+# interactions
+EVENT_ID: Final = "event_id"
+USER_ID: Final = "user_id"
+ITEM_ID: Final = "item_id"
+EVENT_TIME: Final = "event_time"
+EVENT_TYPE: Final = "event_type"
+QUANTITY: Final = "quantity"
+PRICE: Final = "price"
+VALUE: Final = "value"
+BASKET_ID: Final = "basket_id"
+PLATFORM: Final = "platform"
+REGION: Final = "region"
+MONTH: Final = "month"
+
+# item_catalogue
+CATEGORY: Final = "category"
+TITLE: Final = "title"
+TEXT: Final = "text"
+IMAGE_PATH: Final = "image_path"
+AUDIO_PATH: Final = "audio_path"
+AVAILABLE_FROM: Final = "available_from"
+AVAILABLE_UNTIL: Final = "available_until"
+CATEGORY_SEPARATOR: Final = " > "
+
+# deletions
+REQUESTED_AT: Final = "requested_at"
+
+# vocabulary
+ITEM_INDEX: Final = "item_index"
+
+# everything with a point in time
+CUTOFF: Final = "cutoff"
+REQUEST_DATE: Final = "request_date"
+LEAD_DAYS: Final = "lead_days"
+DATE: Final = "date"
+
+# demand and forecasts
+LEVEL: Final = "level"
+ID: Final = "id"
+UNITS: Final = "units"
+BUYERS: Final = "buyers"
+IS_OBSERVED: Final = "is_observed"
+MODEL: Final = "model"
+MEAN: Final = "mean"
+
+# rankings
+LIST: Final = "list"
+MODEL_VERSION: Final = "model_version"
+RANK: Final = "rank"
+SCORE: Final = "score"
+TASTE: Final = "taste"
+HABIT: Final = "habit"
+SEASON: Final = "season"
+
+# quarantine
+RULE: Final = "rule"
+SOURCE_FILE: Final = "source_file"
+SOURCE_ROW: Final = "source_row"

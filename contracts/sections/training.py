@@ -1,0 +1,75 @@
+"""Pre-training, fine-tuning and the machines they run on."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from contracts.sections.base import Section
+
+
+class OptimizerConfig(Section):
+    """Optimiser of one stage."""
+
+    name: Annotated[Literal["adamw", "adam", "sgd"], Field(description="Optimiser.")] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, le=10, description="Peak learning rate.")] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, le=10, description="Weight decay.")] = 0.01
+    warm_up_steps: Annotated[int, Field(ge=0, description="Steps of linear warm-up.")] = 100
+    gradient_clip: Annotated[float, Field(gt=0, description="Largest gradient norm.")] = 1.0
+
+
+class EncoderConfig(Section):
+    """The sequence encoder of taste."""
+
+    kind: Annotated[Literal["gpt", "bert", "transformer_xl", "hstu", "gru", "rnn", "ligr"], Field(description="Architecture.")] = "gpt"
+    width: Annotated[int, Field(ge=8, le=8192, description="Width of an event's vector.")] = 64
+    num_blocks: Annotated[int, Field(ge=1, le=96, description="Blocks.")] = 2
+    num_heads: Annotated[int, Field(ge=1, le=128, description="Attention heads.")] = 2
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout.")] = 0.1
+    max_history: Annotated[int, Field(ge=2, le=16_384, description="Events the encoder sees at once.")] = 128
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"encoder.width {self.width} is not a multiple of encoder.num_heads {self.num_heads}")
+        return self
+
+
+class PretrainingConfig(Section):
+    """Self-supervised training on all events, without labels."""
+
+    enabled: Annotated[bool, Field(description="Off: taste is the linear item-item term alone.")] = True
+    encoder: EncoderConfig = EncoderConfig()
+    objective: Annotated[Literal["next_item", "window_item"], Field(description="next_item: the next event; window_item: an item of the user's coming weeks.")] = "next_item"
+    epochs: Annotated[float, Field(gt=0, le=1000, description="Passes over the events.")] = 3.0
+    batch_events: Annotated[int, Field(ge=64, description="Events in one packed batch.")] = 8_192
+    num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
+    patience: Annotated[int, Field(ge=1, description="Early stopping: checks on held-out time without gain.")] = 3
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class FineTuningConfig(Section):
+    """Training of the taste + habit + season head on target events."""
+
+    target_events: Annotated[tuple[str, ...], Field(min_length=1, description="Event types that count as targets.")] = ("purchase", "booking", "rating", "play")
+    leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Mixture of leads, days.")] = (0, 28)
+    linear_rank: Annotated[int, Field(ge=8, le=4096, description="Rank of the linear item-item term.")] = 256
+    epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 6
+    batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 256
+    num_candidates: Annotated[int, Field(ge=16, description="Items scored in one training step; targets and histories are always among them.")] = 4_096
+    season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
+    habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
+    patience: Annotated[int, Field(ge=1, description="Early stopping: epochs without gain on the newest cut-off.")] = 3
+    num_seeds: Annotated[int, Field(ge=1, le=10, description="Heads that are averaged.")] = 1
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
+
+
+class ComputeConfig(Section):
+    """Machines of the training process."""
+
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], Field(description="Device kind.")] = "auto"
+    devices: Annotated[int, Field(ge=1, le=64, description="Processes on one node.")] = 1
+    num_nodes: Annotated[int, Field(ge=1, le=512, description="Nodes.")] = 1
+    strategy: Annotated[Literal["auto", "ddp", "fsdp2"], Field(description="How processes share the work.")] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16"], Field(description="auto: bf16 where the device has it, else 32.")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=512, description="CPU threads of one process.")] = 2
+    checkpoint_every_steps: Annotated[int, Field(ge=1, description="Steps between checkpoints.")] = 200
