@@ -108,3 +108,90 @@ class ValidationReport(Reference):
     findings: tuple[Finding, ...] = ()
     num_expectations: int = 0
     data_docs: str | None = Field(default=None, description="path of the Data Docs index page")
+
+
+class FeatureTables(Reference):
+    """What is known at every cut-off. Keys of the dictionaries are ISO dates, `<cutoff>/<lead>` for samples."""
+
+    first_day: str
+    end: str = Field(description="exclusive end of the data, ISO date")
+    cutoffs: tuple[str, ...] = Field(description="all cut-offs, oldest first; the last is `end`")
+    origins: tuple[str, ...] = Field(description="cut-offs that are evaluated")
+    vocabulary: TableRef
+    item_catalogue: TableRef | None
+    training_events: TableRef | None
+    calendar: TableRef
+    demand: TableRef
+    item_weeks: dict[str, TableRef] = {}
+    habits: dict[str, TableRef] = {}
+    histories: dict[str, TableRef] = {}
+    targets: dict[str, TableRef] = {}
+
+
+class ForecastTables(Reference):
+    """Forecasts of every cut-off, and the back-test they were chosen by."""
+
+    forecasts: TableRef
+    back_test: TableRef
+
+
+class SeasonTables(Reference):
+    """Season rows of every sample: `<cutoff>/<lead>` -> table."""
+
+    season: dict[str, TableRef]
+
+
+class Snapshots(Reference):
+    """Encoder weights as they were at each cut-off; empty where pre-training is off."""
+
+    folder: str | None
+    cutoffs: tuple[str, ...]
+    digest: str
+    metrics: dict[str, float] = {}
+
+
+class Bundles(Reference):
+    """One servable recommender per evaluated origin, and the one fitted on all data."""
+
+    evaluated: dict[str, BundleRef]
+    final: BundleRef
+    metrics: dict[str, float] = {}
+
+
+class EvaluationRef(Reference):
+    """A stored evaluation: JSON of all figures, rankings, and what a gate needs."""
+
+    path: str
+    digest: str
+    rankings: TableRef
+    champion_version: str | None = None
+
+
+class RegisteredVersion(Reference):
+    """A recommender in the registry."""
+
+    name: str
+    version: str
+    run_id: str
+    evaluation_digest: str
+    evaluated_version: str | None = Field(default=None, description="the version that was measured, where this one was refitted on all data")
+
+
+class PromotionOutcome(Reference):
+    """What the gates and the promotion decided."""
+
+    challenger: bool
+    promoted: bool
+    reasons: tuple[str, ...]
+    champion_version: str | None = None
+
+
+class TrainingOutcome(Reference):
+    """What a whole run left behind."""
+
+    version: RegisteredVersion | None
+    promotion: PromotionOutcome | None
+    evaluation: EvaluationRef | None
+    published: TableRef | None
+    report: str | None
+    forecasts: ForecastTables | None

@@ -32,6 +32,12 @@ REQUESTED_AT: Final = "requested_at"
 # vocabulary
 ITEM_INDEX: Final = "item_index"
 
+# training_events
+EVENT_DAY: Final = "event_day"
+
+# training_targets
+IS_NEW: Final = "is_new"
+
 # everything with a point in time
 CUTOFF: Final = "cutoff"
 REQUEST_DATE: Final = "request_date"
@@ -44,8 +50,28 @@ ID: Final = "id"
 UNITS: Final = "units"
 BUYERS: Final = "buyers"
 IS_OBSERVED: Final = "is_observed"
+ALL_REGIONS: Final = "all"
+TOTAL: Final = "total"
 MODEL: Final = "model"
 MEAN: Final = "mean"
+
+# item_weeks
+WEEKS_AGO: Final = "weeks_ago"
+FIRST_BUYERS: Final = "first_buyers"
+LAST_BUYERS: Final = "last_buyers"
+USERS: Final = "users"
+
+# habits
+BASKETS: Final = "baskets"
+FIRST_DAY: Final = "first_day"
+LAST_DAY: Final = "last_day"
+DAYS: Final = "days"
+INTERVAL_DAYS: Final = "interval_days"
+ITEM_REPEAT_SHARE: Final = "item_repeat_share"
+ITEM_INTERVAL_DAYS: Final = "item_interval_days"
+USER_TRIPS: Final = "user_trips"
+USER_TRIPS_45D: Final = "user_trips_45d"
+USER_LAST_DAY: Final = "user_last_day"
 
 # rankings
 LIST: Final = "list"

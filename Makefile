@@ -1,0 +1,53 @@
+# Two commands are the whole set-up: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
+QUICK := not slow and not prefect and not browser and not gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types layers quick bench ui clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}. Try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serving,operations,tuning]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## the whole path on a year of groceries: data, models, figures, promotion, recommendations
+	$(BIN)/perennial demo
+
+test: $(STAMP) lint types layers  ## everything CI runs: lint, types, layers, all tests
+	$(QUIET) $(BIN)/pytest
+
+check: $(STAMP) lint types layers quick  ## lint, types, layers and the quick tests
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## mypy, strict on contracts, features and evaluation
+	$(BIN)/mypy
+
+layers: $(STAMP)  ## import-linter: imports point down only
+	$(BIN)/lint-imports
+
+quick: $(STAMP)  ## tests without server, browser or GPU
+	$(QUIET) $(BIN)/pytest -q -m "$(QUICK)"
+
+bench: $(STAMP)  ## the short benchmarks; writes benchmarks/results/*.json and docs/benchmarks.md
+	$(BIN)/python -m benchmarks.features --quick
+	$(BIN)/python -m benchmarks.validation --quick
+	$(BIN)/python -m benchmarks.recommender --quick
+	$(BIN)/python -m benchmarks.document
+
+ui: $(STAMP)  ## web pages of Prefect and MLflow over the demo's stores
+	$(BIN)/perennial ui
+
+clean:  ## remove the demo's stores (not .venv)
+	rm -rf .perennial

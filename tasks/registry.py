@@ -1,0 +1,180 @@
+"""The one place of the tasks that speaks to MLflow: runs, registered versions, aliases.
+
+Connection faults become TransientError, so that the task around a call is tried again; everything else is an error of ours.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import requests
+from mlflow import MlflowClient
+from mlflow.data.http_dataset_source import HTTPDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException, RestException
+from sqlalchemy.exc import OperationalError
+
+from contracts.artifacts import TableRef
+from contracts.errors import TransientError
+from contracts.sections.evaluation import RegistryConfig
+
+CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous_champion"
+MAX_BATCH = 900
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """One step's run below the parent: what MLflow shows of it. `curves` are metrics per epoch, oldest first."""
+
+    name: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Sequence[Path] = ()
+
+
+@contextmanager
+def registry_faults() -> Iterator[None]:
+    """Turn faults that may pass by themselves (no connection, server error, locked database) into TransientError."""
+    try:
+        yield
+    except (requests.ConnectionError, requests.Timeout, OperationalError) as error:
+        raise TransientError(f"MLflow does not answer: {error}. It is tried again; check the server if this repeats.") from error
+    except RestException as error:
+        if error.get_http_status_code() >= 500:
+            raise TransientError(f"MLflow failed: {error}. It is tried again.") from error
+        raise
+    except MlflowException as error:
+        if "Max retries exceeded" in str(error) or "API request" in str(error) or "database is locked" in str(error):
+            raise TransientError(f"MLflow does not answer: {error}. It is tried again; check the server if this repeats.") from error
+        raise
+
+
+def connect(registry: RegistryConfig, storage_root: str) -> MlflowClient:
+    """Client of the configured registry; without an address, a SQLite store below the storage root. Pickle stays off."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    uri = registry.tracking_uri or local_tracking_uri(storage_root)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    with registry_faults():
+        client = MlflowClient()
+        if client.get_experiment_by_name(registry.experiment) is None:
+            location = None if registry.tracking_uri else (mlflow_folder(storage_root) / "artifacts").as_uri()
+            try:
+                client.create_experiment(registry.experiment, artifact_location=location)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run made it in between
+                    raise
+    return client
+
+
+def mlflow_folder(storage_root: str) -> Path:
+    """Folder of the local MLflow store."""
+    folder = Path(storage_root).resolve() / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def local_tracking_uri(storage_root: str) -> str:
+    """Address of the local SQLite store."""
+    return f"sqlite:///{mlflow_folder(storage_root) / 'mlflow.sqlite'}"
+
+
+def start_parent(client: MlflowClient, experiment: str, *, name: str, tags: Mapping[str, str]) -> str:
+    """Create the run of this flow run and return its id; the same Prefect flow run gets the same MLflow run again."""
+    with registry_faults():
+        experiment_id = client.get_experiment_by_name(experiment).experiment_id
+        flow_run = tags.get("prefect.flow_run_id")
+        if flow_run:
+            found = client.search_runs([experiment_id], filter_string=f"tags.`prefect.flow_run_id` = '{flow_run}'", max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+        return str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
+
+
+def log_to_run(client: MlflowClient, run_id: str, child: ChildRun) -> None:
+    """Write parameters, metrics, curves, tags and files to a run."""
+    points = [Metric(name, value, 0, 0) for name, value in child.metrics.items()]
+    points += [Metric(name, value, step, step) for name, curve in child.curves.items() for step, value in enumerate(curve)]
+    with registry_faults():
+        for start in range(0, max(len(points), 1), MAX_BATCH):
+            client.log_batch(
+                run_id,
+                metrics=points[start : start + MAX_BATCH],
+                params=[Param(key, str(value)[:6000]) for key, value in child.params.items()] if start == 0 else [],
+                tags=[RunTag(key, str(value)) for key, value in child.tags.items()] if start == 0 else [],
+            )
+        for artifact in child.artifacts:
+            if artifact.is_dir():
+                client.log_artifacts(run_id, str(artifact), artifact_path=artifact.name)
+            else:
+                client.log_artifact(run_id, str(artifact))
+
+
+def log_child(client: MlflowClient, parent_id: str, child: ChildRun) -> str:
+    """Create a finished child run; a child of the same name is not made twice."""
+    with registry_faults():
+        experiment_id = client.get_run(parent_id).info.experiment_id
+        found = client.search_runs([experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`mlflow.runName` = '{child.name}'", max_results=1)
+        if found and found[0].info.status == "FINISHED":
+            return str(found[0].info.run_id)
+        run_id = found[0].info.run_id if found else client.create_run(experiment_id, run_name=child.name, tags={"mlflow.parentRunId": parent_id}).info.run_id
+    log_to_run(client, run_id, child)
+    with registry_faults():
+        client.set_terminated(run_id)
+    return str(run_id)
+
+
+def log_data_sets(client: MlflowClient, run_id: str, tables: Sequence[TableRef]) -> None:
+    """Tie stored tables, by name and digest, to a run as its inputs."""
+    from mlflow.entities import DatasetInput
+
+    with registry_faults():
+        inputs = []
+        for table in tables:
+            source = HTTPDatasetSource(url=Path(table.path).resolve().as_uri())
+            inputs.append(DatasetInput(MetaDataset(source, name=table.name, digest=table.digest)._to_mlflow_entity(), []))
+        client.log_inputs(run_id, inputs)
+
+
+@contextmanager
+def active_run(run_id: str) -> Iterator[None]:
+    """Make a run the active one for MLflow's fluent calls, and close it again."""
+    with registry_faults(), mlflow.start_run(run_id=run_id):
+        yield
+
+
+def set_version_tags(client: MlflowClient, name: str, version: str, tags: Mapping[str, Any]) -> None:
+    """Write tags to a registered version."""
+    with registry_faults():
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, str(value))
+
+
+def version_at(client: MlflowClient, name: str, alias: str) -> Any | None:
+    """The version an alias points at, or None."""
+    with registry_faults():
+        try:
+            return client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+                return None
+            raise
+
+
+def download_bundle(client: MlflowClient, name: str, version: str, folder: Path) -> Path:
+    """Fetch the data of a registered version once; returns its bundle folder."""
+    target = folder / f"{name}-{version}"
+    if not (target / "complete").exists():
+        with registry_faults():
+            uri = client.get_model_version_download_uri(name, version)
+            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+        (target / "complete").touch()
+    found = sorted(target.rglob("bundle.json"))
+    return found[0].parent

@@ -1,0 +1,92 @@
+"""Where outputs of steps live, and how they are written: aside first, synced, then renamed, so no reader sees half a table."""
+
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel
+
+from contracts.artifacts import Reference, TableRef, content_digest, text_digest
+
+CODE_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Store(Reference):
+    """Folder of one pipeline's data. A step's output folder is named by the digest of all that went into it."""
+
+    root: str
+
+    def ingest_folder(self) -> Path:
+        """The incremental store of events; the only folder that changes in place."""
+        return Path(self.root) / "ingest"
+
+    def step_folder(self, step: str, *inputs: BaseModel | str | None, code: tuple[str, ...]) -> Path:
+        """Output folder of a step for these inputs and this code; same inputs, same folder."""
+        folder = Path(self.root) / "steps" / step / reuse_digest(*inputs, code=code)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def reuse_digest(*inputs: BaseModel | str | None, code: tuple[str, ...]) -> str:
+    """Digest of a step's inputs (references carry content digests) and of the source of the folders it runs."""
+    return text_digest(*(given.model_dump_json() if isinstance(given, BaseModel) else str(given) for given in inputs), code_version(code))
+
+
+def code_version(folders: tuple[str, ...]) -> str:
+    """Digest of the Python source of our folders; contracts are always among them."""
+    files = [path for folder in sorted({*folders, "contracts"}) for path in (CODE_ROOT / folder).rglob("*.py")]
+    return content_digest(files, CODE_ROOT)
+
+
+def write_table(table: pl.LazyFrame | pl.DataFrame, path: Path, name: str) -> TableRef:
+    """Write one Parquet file (zstd) and return its reference. Atomic: a crash leaves the old file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    if isinstance(table, pl.LazyFrame):
+        table.sink_parquet(aside, compression="zstd", maintain_order=True)
+    else:
+        table.write_parquet(aside, compression="zstd")
+    _sync(aside)
+    aside.replace(path)
+    return table_reference(path, name)
+
+
+def table_reference(path: Path, name: str) -> TableRef:
+    """Reference of a stored table: a Parquet file, or a folder of parts."""
+    parts = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    frame = pl.scan_parquet(parts)
+    return TableRef(
+        name=name,
+        path=str(path),
+        rows=frame.select(pl.len()).collect().item(),
+        columns=tuple(frame.collect_schema().names()),
+        digest=content_digest(parts, path if path.is_dir() else path.parent),
+    )
+
+
+def read_table(ref: TableRef) -> pl.LazyFrame:
+    """The stored table, lazily."""
+    return pl.scan_parquet(ref.parts())
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Write a text file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(path.suffix + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    _sync(aside)
+    aside.replace(path)
+    return path
+
+
+def fresh_folder(path: Path) -> Path:
+    """The folder, emptied: leftovers of an interrupted attempt do not mix with a new one."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
