@@ -76,7 +76,7 @@ class PipelineConfig(Section):
                 f"pretraining.encoder.max_history {encoder.max_history} is more than features.max_history {self.features.max_history}: the encoder would wait for events that are not kept"
             )
         weeks = max(self.evaluation.leads_days) + self.evaluation.horizon_days
-        days = self.forecast.horizon_periods * (7 if self.forecast.frequency == "week" else 1)
+        days = self.forecast.horizon_periods * {"day": 1, "week": 7, "month": 28}[self.forecast.frequency]
         if self.forecast.enabled and days < weeks:
             raise ValueError(
                 f"forecast.horizon_periods covers {days} days, but evaluation.leads_days + evaluation.horizon_days needs {weeks}. Raise forecast.horizon_periods or shorten the leads."
