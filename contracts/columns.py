@@ -72,6 +72,7 @@ ITEM_INTERVAL_DAYS: Final = "item_interval_days"
 USER_TRIPS: Final = "user_trips"
 USER_TRIPS_45D: Final = "user_trips_45d"
 USER_LAST_DAY: Final = "user_last_day"
+LOG_FIRST_DAY: Final = "log_first_day"
 
 # rankings
 LIST: Final = "list"

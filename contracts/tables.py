@@ -115,6 +115,23 @@ HISTORIES: Final = _table(
     (c.ITEM_ID,),
 )
 
+ITEM_WEEKS: Final = _table(
+    "item_weeks",
+    (c.ITEM_ID, c.REGION, c.WEEKS_AGO, c.CUTOFF),
+    {
+        c.ITEM_ID: pl.String,
+        c.REGION: pl.String,
+        c.WEEKS_AGO: pl.Int32,
+        c.BUYERS: pl.UInt32,
+        c.FIRST_BUYERS: pl.UInt32,
+        c.LAST_BUYERS: pl.UInt32,
+        c.UNITS: pl.Float64,
+        c.USERS: pl.UInt32,
+        c.CUTOFF: pl.Date,
+    },
+    (c.BUYERS, c.FIRST_BUYERS, c.LAST_BUYERS, c.UNITS, c.USERS),
+)
+
 RANKINGS: Final = _table(
     "rankings",
     (c.CUTOFF, c.REQUEST_DATE, c.LIST, c.MODEL_VERSION, c.USER_ID, c.RANK),
@@ -136,4 +153,4 @@ RANKINGS: Final = _table(
 
 QUARANTINE_EXTRA: Final[MappingProxyType[str, PolarsType]] = MappingProxyType({c.RULE: pl.String, c.SOURCE_FILE: pl.String, c.SOURCE_ROW: pl.Int64})
 
-TABLES: Final = MappingProxyType({t.name: t for t in (INTERACTIONS, ITEM_CATALOGUE, VOCABULARY, DEMAND, FORECASTS, HISTORIES, RANKINGS)})
+TABLES: Final = MappingProxyType({t.name: t for t in (INTERACTIONS, ITEM_CATALOGUE, VOCABULARY, DEMAND, FORECASTS, HISTORIES, ITEM_WEEKS, RANKINGS)})
