@@ -44,6 +44,9 @@ REQUEST_DATE: Final = "request_date"
 LEAD_DAYS: Final = "lead_days"
 DATE: Final = "date"
 
+# calendar
+IS_HOLIDAY: Final = "is_holiday"
+
 # demand and forecasts
 LEVEL: Final = "level"
 ID: Final = "id"
@@ -52,6 +55,7 @@ BUYERS: Final = "buyers"
 IS_OBSERVED: Final = "is_observed"
 ALL_REGIONS: Final = "all"
 TOTAL: Final = "total"
+ITEM: Final = "item"
 MODEL: Final = "model"
 MEAN: Final = "mean"
 
@@ -85,5 +89,6 @@ SEASON: Final = "season"
 
 # quarantine
 RULE: Final = "rule"
+BROKEN_RULES: Final = "broken_rules"
 SOURCE_FILE: Final = "source_file"
 SOURCE_ROW: Final = "source_row"
