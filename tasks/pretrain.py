@@ -1,0 +1,62 @@
+"""Step `pretrain`: self-supervised on all behaviour, in its own process, 1..n devices; one walk through time leaves a snapshot at each cut-off."""
+
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+from prefect import task
+from prefect.logging import get_run_logger
+
+from contracts import columns as c
+from contracts.artifacts import FeatureTables, Snapshots, text_digest
+from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
+from lightning_modules.jobs import PretrainJob
+from tasks.progress import progress_of
+from tasks.reuse import reusable
+from tasks.store import Store, read_table, write_table
+from tasks.training_process import on_progress, run_training
+
+CODE = ("lightning_modules",)
+
+
+@task(name="pretrain", **reusable(*CODE, minutes=24 * 60))
+def pretrain(features: FeatureTables, config: PretrainingConfig, fine_tuning: FineTuningConfig, compute: ComputeConfig, store: Store, *, horizon_days: int, seed: int) -> Snapshots:
+    """Train the encoder along time. An interrupted training goes on from its last checkpoint."""
+    if not config.enabled or features.training_events is None:
+        return Snapshots(folder=None, cutoffs=(), digest="none")
+    folder = store.step_folder("pretrain", features.training_events, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), code=CODE)
+    job = PretrainJob.from_config(
+        config,
+        inputs_digest=text_digest(features.training_events.digest, features.vocabulary.digest),
+        seed=seed,
+        events=features.training_events.path,
+        num_items=num_items(features),
+        event_types=event_types(features),
+        item_features=_item_features(features, folder),
+        cutoffs=tuple(date.fromisoformat(day) for day in features.cutoffs),
+        leads_days=fine_tuning.leads_days,
+        horizon_days=horizon_days,
+    )
+    with progress_of("pretrain") as report_progress:
+        result = run_training(job, folder, compute, on_progress(report_progress, get_run_logger().info))
+    get_run_logger().info("%s snapshots in %.0f s: %s", len(features.cutoffs), result.seconds, result.metrics)
+    return Snapshots(folder=result.output, cutoffs=features.cutoffs, digest=job.digest(), metrics=result.metrics)
+
+
+def num_items(features: FeatureTables) -> int:
+    """Rows of the item table: the largest index and one, padding included."""
+    return int(pl.read_parquet(features.vocabulary.path)[c.ITEM_INDEX].max()) + 1
+
+
+def event_types(features: FeatureTables) -> tuple[str, ...]:
+    """Event types that occur, sorted."""
+    events = read_table(features.training_events)
+    return tuple(events.select(pl.col(c.EVENT_TYPE).unique().sort()).collect()[c.EVENT_TYPE])
+
+
+def _item_features(features: FeatureTables, folder: Path) -> str | None:
+    if features.item_catalogue is None:
+        return None
+    catalogue = read_table(features.item_catalogue).select(c.ITEM_ID, c.CATEGORY)
+    rows = read_table(features.vocabulary).join(catalogue, on=c.ITEM_ID, how="left", maintain_order="left").select(c.ITEM_INDEX, c.CATEGORY)
+    return write_table(rows, folder / "item_features.parquet", "item_features").path
