@@ -1,0 +1,115 @@
+"""Setting bad rows aside: every stored row goes either to the accepted parts or to quarantine, in its order. Polars, one part at a time."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from contracts import columns as c
+from contracts.artifacts import TableRef, content_digest
+
+BROKEN_SCHEMA: Final = {c.SOURCE_FILE: pl.String, c.SOURCE_ROW: pl.Int64, "rule_order": pl.Int64, c.RULE: pl.String}
+
+
+def broken_rows(failures: pl.DataFrame) -> pl.DataFrame:
+    """One row per bad row of the table.
+
+    Parameters
+    ----------
+    failures
+        Grain: stored row x broken rule; columns of `BROKEN_SCHEMA`, `rule_order` the place of the rule in its suite.
+
+    Returns
+    -------
+    Grain: stored row. `rule` is the first rule it broke, `broken_rules` all of them joined by a comma, in the suite's order.
+
+    Examples
+    --------
+    >>> failures = pl.DataFrame(
+    ...     [("a.parquet", 4, 7, "price_negative"), ("a.parquet", 4, 2, "user_id_missing")], schema=BROKEN_SCHEMA, orient="row"
+    ... )
+    >>> broken_rows(failures).rows()
+    [('a.parquet', 4, 'user_id_missing', 'user_id_missing, price_negative')]
+    """
+    return (
+        failures.sort(c.SOURCE_FILE, c.SOURCE_ROW, "rule_order")
+        .group_by(c.SOURCE_FILE, c.SOURCE_ROW, maintain_order=True)
+        .agg(pl.col(c.RULE).first(), pl.col(c.RULE).str.join(", ").alias(c.BROKEN_RULES))
+    )
+
+
+def split_table(table: TableRef, broken: pl.DataFrame, *, accepted: Path, quarantined: Path) -> tuple[TableRef, TableRef]:
+    """Write the good rows to `accepted`, the bad ones to `quarantined`; both folders appear whole or not at all.
+
+    Accepted parts keep their names (one part a month stays one part a month) and their row order; a single file is cut by the month of the event.
+    Quarantined parts add `rule`, `broken_rules`, `source_file` (relative to the table) and `source_row` (from 0). `broken` is what `broken_rows`
+    returns, `source_file` the part's full path. Raises AssertionError if a row is lost.
+    """
+    root = Path(table.path)
+    base = root.parent if root.is_file() else root
+    by_month = root.is_file() and c.EVENT_TIME in table.columns
+    by_part = {key[0]: group for key, group in broken.group_by(c.SOURCE_FILE)}
+    empty = broken.clear()
+    with _whole_folder(accepted) as good_folder, _whole_folder(quarantined) as bad_folder:
+        for part in table.parts():
+            bad = by_part.get(str(part), empty).drop(c.SOURCE_FILE).sort(c.SOURCE_ROW)
+            _write_accepted(part, bad[c.SOURCE_ROW], good_folder, part.relative_to(base), by_month=by_month)
+            if bad.height:
+                _bad_rows(part, bad, source_file=part.relative_to(base).as_posix()).sink_parquet(bad_folder / f"{'-'.join(part.relative_to(base).with_suffix('').parts)}.parquet")
+    good_ref, bad_ref = table_ref(table.name, accepted, columns=table.columns), table_ref(table.name, quarantined)
+    assert good_ref.rows + bad_ref.rows == table.rows, f"{table.name}: {table.rows:,} rows in, {good_ref.rows:,} accepted + {bad_ref.rows:,} quarantined"
+    assert bad_ref.rows == broken.height, f"{table.name}: {broken.height:,} bad rows found, {bad_ref.rows:,} quarantined"
+    return good_ref, bad_ref
+
+
+def table_ref(name: str, folder: Path, *, columns: Sequence[str] | None = None) -> TableRef:
+    """Reference to the Parquet parts below a folder."""
+    parts = sorted(folder.rglob("*.parquet"))
+    rows = pl.scan_parquet(parts).select(pl.len()).collect().item() if parts else 0
+    names = columns if columns is not None else pl.read_parquet_schema(parts[0])
+    return TableRef(name=name, path=str(folder), rows=rows, columns=tuple(names), digest=content_digest(parts, folder))
+
+
+def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *, by_month: bool) -> None:
+    rows = pl.scan_parquet(part, row_index_name=c.SOURCE_ROW).filter(~pl.col(c.SOURCE_ROW).cast(pl.Int64).is_in(bad_rows.implode())).drop(c.SOURCE_ROW)
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not by_month:
+        if bad_rows.len():
+            rows.sink_parquet(target)
+        else:
+            shutil.copyfile(part, target)
+        return
+    month = pl.col(c.EVENT_TIME).dt.strftime("%Y-%m")
+    for name_of_month in rows.select(month.unique().sort()).collect().to_series():
+        rows.filter(month == name_of_month).sink_parquet(folder / f"{name_of_month}.parquet")
+
+
+def _bad_rows(part: Path, bad: pl.DataFrame, *, source_file: str) -> pl.LazyFrame:
+    return (
+        pl.scan_parquet(part, row_index_name=c.SOURCE_ROW)
+        .with_columns(pl.col(c.SOURCE_ROW).cast(pl.Int64))
+        .filter(pl.col(c.SOURCE_ROW).is_in(bad[c.SOURCE_ROW].implode()))
+        .join(bad.lazy(), on=c.SOURCE_ROW, how="left", maintain_order="left")
+        .with_columns(pl.lit(source_file).alias(c.SOURCE_FILE))
+        .select(pl.exclude(c.RULE, c.BROKEN_RULES, c.SOURCE_FILE, c.SOURCE_ROW), c.RULE, c.BROKEN_RULES, c.SOURCE_FILE, c.SOURCE_ROW)
+    )
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        yield scratch
+    except BaseException:
+        shutil.rmtree(scratch)
+        raise
+    if target.exists():
+        shutil.rmtree(target)
+    scratch.replace(target)

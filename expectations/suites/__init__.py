@@ -1,0 +1,1 @@
+"""Suites as code, one file per table."""
