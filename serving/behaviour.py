@@ -1,0 +1,225 @@
+"""What is known of users, packed end to end so that a block of them is scored at once.
+
+`Behaviour` holds, per user, the history (position, day, type of each event, newest last) and the habits rows, all as of one cut-off.
+`StoredBehaviour` is that of a bundle; it also makes the behaviour of users who come with raw events: unknown users, running sessions.
+Their habits are counted by `features.habits.habits` itself, as of the day after their newest event.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from contracts import columns as c
+from contracts.tables import TIMESTAMP
+from features.habits import habits
+from serving.bundle import HABITS, HISTORIES, VOCABULARY, Bundle
+
+POSITION: Final = "position"
+ROW: Final = "row"
+UNKNOWN_TYPE: Final = 0
+EPOCH: Final = date(1970, 1, 1)
+EVENTS: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE)
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Packed behaviour of some users, as of `cutoff`.
+
+    users           [U]     ids
+    offsets         [U+1]   where each history starts in positions, days, types
+    positions       [N]     item of each event, in order of item ids
+    days            [N]     days since 1970-01-01
+    types           [N]     code of the event type
+    habit_offsets   [U+1]   where each user's rows start in `habits`
+    habits          [M]     habits rows with a column `position`
+    """
+
+    cutoff: date
+    users: tuple[str, ...]
+    offsets: Integers
+    positions: Integers
+    days: Integers
+    types: Integers
+    habit_offsets: Integers
+    habits: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def lengths(self) -> Integers:
+        """Events per user, [U]."""
+        return np.diff(self.offsets)
+
+    def habit_rows(self) -> Integers:
+        """Row of the user of each habits row, [M]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.habit_offsets))
+
+    def take(self, rows: Integers, users: Sequence[str]) -> "Behaviour":
+        """Behaviour of the users at `rows`, named `users`; a row of -1 is a user nothing is known of."""
+        events, offsets = _gather(self.offsets, rows)
+        kept, habit_offsets = _gather(self.habit_offsets, rows)
+        return Behaviour(self.cutoff, tuple(users), offsets, self.positions[events], self.days[events], self.types[events], habit_offsets, self.habits[kept])
+
+    def blocks(self, size: int) -> Iterator["Behaviour"]:
+        """The users in blocks of at most `size`, in order."""
+        for start in range(0, len(self), size):
+            rows = np.arange(start, min(start + size, len(self)))
+            yield self.take(rows, self.users[start : start + size])
+
+    def padded(self, max_history: int) -> tuple[Integers, Integers, Integers, Integers]:
+        """Newest `max_history` events right-padded: positions, days, types [U, T] and lengths [U]; at least one step wide."""
+        lengths = np.minimum(self.lengths(), max_history)
+        steps = np.arange(max(int(lengths.max(initial=0)), 1))
+        is_real = steps < lengths[:, None]
+        index = np.where(is_real, (self.offsets[1:] - lengths)[:, None] + steps, 0)
+        if not len(self.positions):
+            empty = np.zeros(index.shape, np.int64)
+            return empty, empty, empty, lengths
+        return tuple(np.where(is_real, values[index], 0) for values in (self.positions, self.days, self.types)) + (lengths,)  # type: ignore[return-value]
+
+
+class StoredBehaviour:
+    """The users of a bundle, and what their running sessions add."""
+
+    def __init__(self, bundle: Bundle, event_types: Mapping[str, int]) -> None:
+        self._settings = bundle.metadata.features
+        self._event_types = dict(event_types)
+        self._cutoff = bundle.metadata.cutoff
+        self._target_events = bundle.metadata.target_events
+        self._vocabulary = bundle.table(VOCABULARY).sort(c.ITEM_ID).with_row_index(POSITION).with_columns(pl.col(POSITION).cast(pl.Int64))
+        stored = bundle.table(HABITS)
+        histories = _explode(bundle.table(HISTORIES), (c.ITEM_INDEX, c.EVENT_DAY, c.EVENT_TYPE)).join(self._vocabulary, on=c.ITEM_INDEX, how="inner", maintain_order="left")
+        self.behaviour = self._pack(histories, stored, self._cutoff)
+        self._rows = {user: row for row, user in enumerate(self.behaviour.users)}
+        self._items = _item_repeats(stored, self._vocabulary)
+        first_day = stored[c.LOG_FIRST_DAY].min() if stored.height else None
+        self._log_first_day = EPOCH + timedelta(days=first_day) if isinstance(first_day, int) else self._cutoff
+
+    def behaviours(self, users: Sequence[str], histories: pl.DataFrame | None, request_date: date) -> list[Behaviour]:
+        """Behaviour of the users: one for those the bundle alone speaks for, one more for each cut-off of users with raw events."""
+        if histories is None:
+            return [self._known(users)]
+        events = self._events(histories, users, request_date)
+        live = set(events[c.USER_ID])
+        groups = [self._known([user for user in users if user not in live])]
+        if live:
+            newest = events.group_by(c.USER_ID).agg(pl.col(c.EVENT_TIME).max().dt.date().alias("newest"))
+            cutoffs: dict[date, list[str]] = {}
+            for user, day in sorted(newest.iter_rows()):
+                cutoffs.setdefault(min(max(self._cutoff, day + timedelta(days=1)), request_date), []).append(user)
+            groups += [self._live(group, events.filter(pl.col(c.USER_ID).is_in(group)), cutoff) for cutoff, group in cutoffs.items()]
+        return [group for group in groups if len(group)]
+
+    def _known(self, users: Sequence[str]) -> Behaviour:
+        return self.behaviour.take(np.array([self._rows.get(user, -1) for user in users], np.int64), users)
+
+    def _live(self, users: Sequence[str], events: pl.DataFrame, cutoff: date) -> Behaviour:
+        """Users with raw events: stored history and events in order of time; habits counted anew as of `cutoff`."""
+        known = self._known([user for user in users if user in self._rows])
+        past = pl.DataFrame(
+            {c.USER_ID: np.repeat(np.array(known.users, dtype=object), known.lengths()), POSITION: known.positions, c.EVENT_DAY: known.days, "code": known.types},
+            schema={c.USER_ID: pl.String, POSITION: pl.Int64, c.EVENT_DAY: pl.Int64, "code": pl.Int64},
+        )
+        new = events.select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._code().alias("code"))
+        history = pl.concat([past, new]).sort(c.USER_ID, c.EVENT_DAY, maintain_order=True).group_by(c.USER_ID, maintain_order=True).tail(self._settings.max_history)
+        last_moment = pl.lit(cutoff).cast(TIMESTAMP) - pl.duration(microseconds=1)
+        counted = events.filter(pl.col(c.EVENT_TYPE).is_in(self._target_events)) if self._target_events else events
+        interactions = pl.concat([
+            _baskets(known.habits),
+            counted.select(c.USER_ID, c.ITEM_ID, pl.min_horizontal(pl.col(c.EVENT_TIME), last_moment).alias(c.EVENT_TIME), pl.lit(1.0).alias(c.QUANTITY)),
+        ])
+        rows = habits(interactions.lazy(), cutoff, self._settings.habit_half_lives_days, items=self._items.lazy(), log_first_day=self._log_first_day).collect()
+        return self._pack(history, rows, cutoff)
+
+    def _events(self, histories: pl.DataFrame, users: Sequence[str], request_date: date) -> pl.DataFrame:
+        """Raw events of the users asked for, by time, on known items, none after the request date."""
+        events = histories
+        if isinstance(events.schema[c.ITEM_ID], pl.List):
+            events = _explode(events, tuple(name for name in (c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE) if name in events.columns))
+        if c.EVENT_TYPE not in events.columns:
+            events = events.with_columns(pl.lit(None, dtype=pl.String).alias(c.EVENT_TYPE))
+        return (
+            events.select(*EVENTS)
+            .with_columns(_utc(events.schema[c.EVENT_TIME]))
+            .filter(pl.col(c.USER_ID).is_in(list(users)) & (pl.col(c.EVENT_TIME).dt.date() <= request_date))
+            .join(self._vocabulary, on=c.ITEM_ID, how="inner", maintain_order="left")
+            .sort(c.USER_ID, c.EVENT_TIME, maintain_order=True)
+        )
+
+    def _code(self) -> pl.Expr:
+        return pl.col(c.EVENT_TYPE).replace_strict(self._event_types, default=UNKNOWN_TYPE, return_dtype=pl.Int64) if self._event_types else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
+
+    def _pack(self, history: pl.DataFrame, rows: pl.DataFrame, cutoff: date) -> Behaviour:
+        """Pack events in order (user_id, position, event_day, event_type or code) and habits rows (user_id, item_id)."""
+        users = pl.concat([history[c.USER_ID], rows[c.USER_ID]]).unique().sort()
+        order = pl.DataFrame({c.USER_ID: users}).with_row_index(ROW)
+        code = pl.col("code") if "code" in history.columns else self._code()
+        events = history.join(order, on=c.USER_ID, how="left", maintain_order="left").sort(ROW, maintain_order=True).select(ROW, POSITION, c.EVENT_DAY, code.alias("code"))
+        packed = rows.join(self._vocabulary.select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner").join(order, on=c.USER_ID, how="left").sort(ROW, POSITION)
+        return Behaviour(
+            cutoff=cutoff,
+            users=tuple(users),
+            offsets=_offsets(events[ROW], len(users)),
+            positions=events[POSITION].to_numpy().astype(np.int64),
+            days=events[c.EVENT_DAY].to_numpy().astype(np.int64),
+            types=events["code"].to_numpy().astype(np.int64),
+            habit_offsets=_offsets(packed[ROW], len(users)),
+            habits=packed.drop(ROW),
+        )
+
+
+def _explode(table: pl.DataFrame, lists: tuple[str, ...]) -> pl.DataFrame:
+    return table.filter(pl.col(lists[0]).list.len() > 0).explode(*lists)
+
+
+def _utc(dtype: pl.DataType) -> pl.Expr:
+    """event_time as UTC microseconds; dates and times without zone are taken as UTC."""
+    time = pl.col(c.EVENT_TIME)
+    if isinstance(dtype, pl.String):
+        return time.str.to_datetime(time_unit="us", time_zone="UTC")
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone:
+        return time.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    return time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+
+
+def _baskets(rows: pl.DataFrame) -> pl.DataFrame:
+    """Stored habits as one event per basket: what `habits` counts. Units are spread evenly; days too old to be listed one by one count once."""
+    days = pl.concat_list(c.DAYS, pl.col(c.FIRST_DAY, c.LAST_DAY)).list.unique()
+    return (
+        rows.select(c.USER_ID, c.ITEM_ID, days.alias("day"), (pl.col(c.UNITS) / pl.col(c.BASKETS)).cast(pl.Float64).alias(c.QUANTITY))
+        .explode("day")
+        .select(c.USER_ID, c.ITEM_ID, pl.col("day").cast(pl.Date).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias(c.EVENT_TIME), c.QUANTITY)
+    )
+
+
+def _item_repeats(stored: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
+    """How each item of the vocabulary is bought again, as the bundle's habits say; items nobody had get the mean over all pairs."""
+    again = stored.filter(pl.col(c.BASKETS) > 1)
+    share = again.height / stored.height if stored.height else 0.0
+    interval = again[c.INTERVAL_DAYS].mean() if again.height else 0.0
+    known = stored.group_by(c.ITEM_ID).agg(pl.col(c.ITEM_REPEAT_SHARE, c.ITEM_INTERVAL_DAYS).first())
+    return (
+        vocabulary.select(c.ITEM_ID)
+        .join(known, on=c.ITEM_ID, how="left")
+        .with_columns(pl.col(c.ITEM_REPEAT_SHARE).fill_null(share).cast(pl.Float64), pl.col(c.ITEM_INTERVAL_DAYS).fill_null(interval).cast(pl.Float64))
+    )
+
+
+def _offsets(rows: pl.Series, num_users: int) -> Integers:
+    return np.concatenate([[0], np.cumsum(np.bincount(rows.to_numpy(), minlength=num_users))]).astype(np.int64)
+
+
+def _gather(offsets: Integers, rows: Integers) -> tuple[Integers, Integers]:
+    """Indices of the elements of the ranges `rows`, end to end, and their new offsets; -1 is an empty range."""
+    known = rows >= 0
+    starts = np.where(known, offsets[rows], 0)
+    lengths = np.where(known, offsets[rows + 1] - offsets[rows], 0)
+    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.repeat(starts - new[:-1], lengths) + np.arange(new[-1]), new

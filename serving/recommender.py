@@ -1,0 +1,410 @@
+"""Ranks the items of a bundle for users and a date: score = taste + habit + season.
+
+The one implementation of a score: evaluation, publishing, the registered model and the HTTP service all call `Recommender.rank`.
+Taste and season are centred over the candidates (a user's own exclusions do not shift them), habit is zero off the history, ties fall to
+the smaller item_id. Users nothing is known of have no taste and no habit: they get the seasonal answer.
+
+Letters: B users of a block, I items in order of item_id (a row's place is its *position*), D width of taste, R rank of the linear term.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from threading import Lock
+from typing import Final, Self
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from contracts import columns as c
+from contracts.artifacts import BundleRef
+from contracts.errors import BundleError
+from contracts.sections.features import FeaturesConfig
+from contracts.tables import RANKINGS
+from features.calendar import calendar
+from features.habits import habit_inputs
+from features.season import MAX_HOLIDAY_DISTANCE_DAYS, season
+from serving.behaviour import EPOCH, POSITION, Behaviour, Integers, StoredBehaviour
+from serving.bundle import FORECASTS, ITEM_CATALOGUE, ITEM_WEEKS, VOCABULARY, Bundle, bundle_ref, read_bundle
+from serving.networks import Floats, LinearTerm, Networks
+
+SEASON_COLUMN: Final = {"again": 0, "discover": 1}
+DISCOVER: Final = "discover"
+SCORES_AT_ONCE: Final = 8_000_000
+MAX_USERS_AT_ONCE: Final = 256
+SEASONS_KEPT: Final = 64
+GROUP: Final = 64
+
+Exclusions = Sequence[str] | pl.DataFrame | None
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is the same for all users of one call. `season` [I] is centred; items that are no candidates carry no weight."""
+
+    request_date: date
+    list_name: str
+    candidates: NDArray[np.bool_]
+    season: Floats
+    k: int
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The best items of some users, end to end, best first."""
+
+    users: Integers
+    ranks: Integers
+    positions: Integers
+    taste: Floats
+    habit: Floats
+    season: Floats
+
+
+class Recommender:
+    """A bundle, loaded. Safe to share between threads; two versions may live in one process."""
+
+    def __init__(self, bundle: Bundle, *, version: str | None = None, threads: int = 1) -> None:
+        self.bundle = bundle
+        self.version = version or bundle.digest
+        self.cutoff = bundle.metadata.cutoff
+        vocabulary = bundle.table(VOCABULARY).sort(c.ITEM_ID)
+        self.item_ids = vocabulary[c.ITEM_ID]
+        self.item_catalogue = bundle.table(ITEM_CATALOGUE)
+        self.networks = Networks(bundle.folder / "networks", vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64), threads=threads)
+        self.stored = StoredBehaviour(bundle, self.networks.head.event_types)
+        self._vocabulary = vocabulary
+        self._item_weeks = bundle.table(ITEM_WEEKS)
+        self._forecasts = bundle.table(FORECASTS) if bundle.has_table(FORECASTS) else None
+        self._positions = dict(zip(self.item_ids, range(len(self.item_ids)), strict=True))
+        self._item_index = vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64)
+        self._regions = set(self._item_weeks[c.REGION].unique())
+        self._has_events = self._items_with_events()
+        self._seasons: OrderedDict[tuple[date, str], Floats] = OrderedDict()
+        self._lock = Lock()
+
+    @classmethod
+    def load(cls, folder: Path | str, *, version: str | None = None, threads: int = 1, verify: bool = True) -> Self:
+        """Open the bundle in `folder`. Raises BundleError where it cannot be served."""
+        return cls(read_bundle(folder, verify=verify), version=version, threads=threads)
+
+    @property
+    def ref(self) -> BundleRef:
+        """Reference of the bundle that answers."""
+        return bundle_ref(self.bundle)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Users with a history, sorted."""
+        return self.stored.behaviour.users
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Lists this model ranks."""
+        return tuple(self.networks.head.lists)
+
+    def rank(
+        self,
+        users: Sequence[str] | None = None,
+        *,
+        request_date: date,
+        list_name: str = "again",
+        k: int = 10,
+        exclude: Exclusions = None,
+        candidates: Sequence[str] | pl.Series | None = None,
+        histories: pl.DataFrame | None = None,
+        region: str = c.ALL_REGIONS,
+    ) -> pl.DataFrame:
+        """The `k` best candidates of each user on a date. Columns and grain of the contract `rankings`, users in the order asked.
+
+        Parameters
+        ----------
+        users
+            Ids; None: every user with a history. Unknown ids get the seasonal answer.
+        request_date
+            First day of the window the list is for; at or after the cut-off.
+        list_name
+            `again`: anything; `discover`: only items the user has had nothing to do with.
+        exclude
+            Items nobody gets (a sequence), or rows user_id, item_id of what single users do not get. Unknown items are ignored.
+        candidates
+            Items offered; default: those with an event before the cut-off or declared available by the catalogue, where not yet or no longer available is left out.
+        histories
+            Raw events (one row per event or lists per user; user_id, item_id, event_time, event_type) that come on top of what the bundle
+            knows: unknown users, running sessions. Unknown items are ignored.
+        region
+            Region whose season is asked for; one the bundle does not know gets the season of all.
+
+        Raises ValueError for a date before the cut-off, an unknown list or a k below 1.
+        """
+        question = self._question(request_date, list_name, k, candidates, region)
+        asked = list(users) if users is not None else list(self.users)
+        excluded = self._exclusions(exclude, asked)
+        names, answers = [], []
+        for group in self.stored.behaviours(asked, histories, request_date):
+            for block in group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // len(self.item_ids)))):
+                names.append(block.users)
+                answers.append(self._answer(block, question, excluded))
+        return self._rankings(names, answers, question, asked)
+
+    def season_of(self, request_date: date, region: str = c.ALL_REGIONS) -> Floats:
+        """Season of all items on a date, [I, 2] (again, discover), uncentred. Computed once per date and region."""
+        region = region if region in self._regions else c.ALL_REGIONS
+        key = (request_date, region)
+        with self._lock:
+            if key in self._seasons:
+                self._seasons.move_to_end(key)
+                return self._seasons[key]
+        scores = self._compute_season(request_date, region)
+        with self._lock:
+            self._seasons[key] = scores
+            while len(self._seasons) > SEASONS_KEPT:
+                self._seasons.popitem(last=False)
+        return scores
+
+    def items_on(self, request_date: date) -> NDArray[np.bool_]:
+        """Default candidates, [I]: an event before the cut-off or declared available by the catalogue, and on offer on the date."""
+        return (self._has_events | self._declared_from(request_date)) & ~self._closed_on(request_date)
+
+    def positions_of(self, item_ids: Iterable[str]) -> Integers:
+        """Positions of the items that are known; the others are left out."""
+        return np.array([self._positions[item] for item in item_ids if item in self._positions], np.int64)
+
+    # ---- one call -----------------------------------------------------------------------------------------------------
+
+    def _question(self, request_date: date, list_name: str, k: int, candidates: Sequence[str] | pl.Series | None, region: str) -> _Question:
+        if request_date < self.cutoff:
+            raise ValueError(f"request_date: expected {self.cutoff} (the cut-off of this model) or later, found {request_date}")
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, found {k}")
+        self.networks.list_head(list_name)
+        if candidates is None:
+            offered = self.items_on(request_date)
+        else:
+            offered = np.zeros(len(self.item_ids), bool)
+            offered[self.positions_of(candidates)] = True
+        scores = self.season_of(request_date, region)[:, SEASON_COLUMN[list_name]]
+        centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
+        return _Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k)
+
+    def _exclusions(self, exclude: Exclusions, asked: Sequence[str]) -> dict[str, Integers]:
+        """Positions that are not given to each user."""
+        if exclude is None:
+            return {}
+        if isinstance(exclude, pl.DataFrame):
+            groups = exclude.select(c.USER_ID, c.ITEM_ID).group_by(c.USER_ID).agg(c.ITEM_ID)
+            return {user: self.positions_of(items) for user, items in groups.iter_rows()}
+        positions = self.positions_of(exclude)
+        return dict.fromkeys(asked, positions)
+
+    def _answer(self, block: Behaviour, question: _Question, excluded: dict[str, Integers]) -> _Answer:
+        taste = self._taste(block, question)
+        scores = taste + np.where(question.candidates, question.season, -np.inf).astype(np.float32)
+        rows, positions = block.habit_rows(), block.habits[POSITION].to_numpy()
+        if question.list_name == DISCOVER:
+            habit = np.zeros(len(rows), np.float32)
+            scores[rows, positions] = -np.inf
+        else:
+            habit = self._habit(block, question.request_date)
+            scores[rows, positions] += habit
+        for row, user in enumerate(block.users):
+            if user in excluded:
+                scores[row, excluded[user]] = -np.inf
+        users, ranks, best = _top_k(scores, question.k)
+        return _Answer(users, ranks, best, taste[users, best], _look_up(rows * len(self.item_ids) + positions, habit, users * len(self.item_ids) + best), question.season[best])
+
+    # ---- the three parts ------------------------------------------------------------------------------------------------
+
+    def _taste(self, block: Behaviour, question: _Question) -> Floats:
+        """Taste of all items for a block of users, [B, I], centred over the candidates that have vectors; zero without a history or a vector."""
+        head, networks = self.networks.list_head(question.list_name), self.networks
+        taste = np.zeros((len(block), len(self.item_ids)), np.float32)
+        has_history = (np.diff(block.habit_offsets) > 0) | (block.lengths() > 0)
+        if not has_history.any():
+            return taste
+        queries = self._queries(block, question.request_date) if head.encoder_weight else None
+        if queries is not None and networks.taste_items is not None:
+            np.matmul(queries * np.float32(head.encoder_weight), networks.taste_items.T, out=taste)
+        for term in head.linear:
+            taste += self._linear(block, term)
+        counted = question.candidates & networks.has_vectors
+        if counted.any():
+            taste -= (taste @ (counted / counted.sum()).astype(np.float32))[:, None]
+        taste[:, ~networks.has_vectors] = 0
+        taste[~has_history] = 0
+        return taste
+
+    def _queries(self, block: Behaviour, request_date: date) -> Floats | None:
+        """Encoder's query per user, [B, D]; histories of similar length run together, so padding stays small."""
+        networks, day = self.networks, (request_date - EPOCH).days
+        queries: Floats | None = None
+        for rows in _similar_lengths(np.minimum(block.lengths(), networks.head.max_history)):
+            part = block.take(rows, [block.users[row] for row in rows])
+            positions, days, types, lengths = part.padded(networks.head.max_history)
+            encoded = networks.encode(
+                {
+                    "items": np.where(np.arange(positions.shape[1]) < lengths[:, None], self._item_index[positions], 0),
+                    "event_days": days,
+                    "event_types": types,
+                    "lengths": lengths,
+                    "request_day": np.full(len(rows), day, np.int64),
+                    "lead_days": np.full(len(rows), (request_date - block.cutoff).days, np.float32),
+                }
+            )
+            if encoded is None:
+                return None
+            queries = np.zeros((len(block), encoded.shape[1]), np.float32) if queries is None else queries
+            queries[rows] = encoded
+        return queries
+
+    def _linear(self, block: Behaviour, term: LinearTerm) -> Floats:
+        """One linear item-item term of taste, [B, I]; an item does not speak for itself."""
+        networks = self.networks
+        if networks.linear_in is None or networks.linear_out is None:
+            raise BundleError("head.json has linear terms, but vectors.safetensors has no linear_in and linear_out. Export the networks again.")
+        rows, positions = block.habit_rows(), block.habits[POSITION].to_numpy()
+        weights = _history_weights(block, term.half_life_days)
+        matrix = sp.csr_array((weights, positions, block.habit_offsets), shape=(len(block), len(self.item_ids)))
+        linear = np.asarray(matrix @ networks.linear_in, dtype=np.float32) @ networks.linear_out.T
+        if networks.linear_self is not None:
+            linear[rows, positions] -= weights * networks.linear_self[positions]
+        np.maximum(linear, 0, out=linear)
+        linear += np.float32(term.floor)
+        np.log(linear, out=linear)
+        linear *= np.float32(term.weight)
+        return linear
+
+    def _habit(self, block: Behaviour, request_date: date) -> Floats:
+        """Habit of each habits row, [M]."""
+        settings = self.bundle.metadata
+        inputs = habit_inputs(
+            block.habits.lazy(), request_date, cutoff=block.cutoff, horizon_days=settings.horizon_days, half_lives_days=settings.features.habit_half_lives_days
+        ).select(self.networks.head.habit_inputs)
+        return self.networks.habit(inputs.collect().to_numpy(order="c"))
+
+    def _compute_season(self, request_date: date, region: str) -> Floats:
+        """Season of all items as `features.season` and the season network see them on a date, [I, 2]."""
+        metadata = self.bundle.metadata
+        table = season(
+            self._item_weeks.lazy(),
+            self.item_catalogue.lazy() if c.CATEGORY in self.item_catalogue.columns else None,
+            cutoff=self.cutoff,
+            request_date=request_date,
+            horizon_days=metadata.horizon_days,
+            vocabulary=self._vocabulary,
+            forecasts=None if self._forecasts is None else self._forecasts.lazy(),
+            calendar=request_calendar(metadata.features, [region], request_date, metadata.horizon_days).lazy(),
+            shrinkage=metadata.features.shrinkage_units,
+            regions=[region],
+        )
+        rows = table.select(c.ITEM_ID, *self.networks.head.season_inputs).sort(c.ITEM_ID).collect()
+        return self.networks.season(rows.drop(c.ITEM_ID).to_numpy(order="c"))
+
+    # ---- tables -----------------------------------------------------------------------------------------------------------
+
+    def _items_with_events(self) -> NDArray[np.bool_]:
+        flags = np.zeros(len(self.item_ids), bool)
+        flags[self.stored.behaviour.habits[POSITION].to_numpy()] = True
+        flags[self.stored.behaviour.positions] = True
+        flags[self.positions_of(self._item_weeks[c.ITEM_ID].unique())] = True
+        return flags
+
+    def _declared_from(self, request_date: date) -> NDArray[np.bool_]:
+        return self._flag(pl.col(c.AVAILABLE_FROM).dt.date() <= request_date, c.AVAILABLE_FROM)
+
+    def _closed_on(self, request_date: date) -> NDArray[np.bool_]:
+        early = self._flag(pl.col(c.AVAILABLE_FROM).dt.date() > request_date, c.AVAILABLE_FROM)
+        return early | self._flag(pl.col(c.AVAILABLE_UNTIL).dt.date() < request_date, c.AVAILABLE_UNTIL)
+
+    def _flag(self, condition: pl.Expr, column: str) -> NDArray[np.bool_]:
+        flags = np.zeros(len(self.item_ids), bool)
+        if column in self.item_catalogue.columns:
+            flags[self.positions_of(self.item_catalogue.filter(condition)[c.ITEM_ID])] = True
+        return flags
+
+    def _rankings(self, names: Sequence[Sequence[str]], answers: Sequence[_Answer], question: _Question, asked: Sequence[str]) -> pl.DataFrame:
+        """Answers of all blocks as a `rankings` table, users in the order they were asked for."""
+        tables = [
+            pl.DataFrame(
+                {
+                    c.USER_ID: pl.Series(users)[answer.users] if len(answer.users) else pl.Series([], dtype=pl.String),
+                    c.RANK: answer.ranks + 1,
+                    c.ITEM_ID: self.item_ids[answer.positions],
+                    c.SCORE: (answer.taste + answer.season) + answer.habit,
+                    c.TASTE: answer.taste,
+                    c.HABIT: answer.habit,
+                    c.SEASON: answer.season,
+                }
+            )
+            for users, answer in zip(names, answers, strict=True)
+        ]
+        order = pl.DataFrame({c.USER_ID: asked}, schema={c.USER_ID: pl.String}).unique(maintain_order=True).with_row_index("order")
+        table = pl.concat([pl.DataFrame(schema=RANKINGS.schema), *tables], how="diagonal_relaxed").join(order, on=c.USER_ID, how="left").sort("order", c.RANK)
+        return table.with_columns(
+            pl.lit(self.cutoff).alias(c.CUTOFF),
+            pl.lit(question.request_date).alias(c.REQUEST_DATE),
+            pl.lit(question.list_name).alias(c.LIST),
+            pl.lit(self.version).alias(c.MODEL_VERSION),
+        ).select(pl.col(name).cast(dtype) for name, dtype in RANKINGS.schema.items())
+
+
+def request_calendar(features: FeaturesConfig, regions: Iterable[str], request_date: date, horizon_days: int) -> pl.DataFrame:
+    """The days a season row looks at, from the request to the horizon and two months beyond, with each region's holidays."""
+    countries = {region: features.region_countries.get(region, features.country) for region in regions}
+    last = request_date + timedelta(days=max(horizon_days, MAX_HOLIDAY_DISTANCE_DAYS) + 1)
+    return calendar(request_date, last, regions=countries, fourier_order=features.fourier_order, season_names=features.season_names)
+
+
+def _history_weights(block: Behaviour, half_life_days: float | None) -> Floats:
+    """Weight of each distinct item of the histories, [M]: 1, or halved with each half-life since its last event before the cut-off."""
+    if half_life_days is None:
+        return np.ones(block.habits.height, np.float32)
+    age = (block.cutoff - EPOCH).days - 1 - block.habits[c.LAST_DAY].to_numpy()
+    return np.exp2(-age / half_life_days).astype(np.float32)
+
+
+def _similar_lengths(lengths: Integers, ratio: float = 1.5) -> list[Integers]:
+    """Rows with a history, put together where the longest is at most `ratio` times the shortest (or all are short)."""
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    groups, start = [], 0
+    while start < len(order):
+        stop = int(np.searchsorted(lengths[order], max(lengths[order[start]] * ratio, 8), side="right"))
+        groups.append(order[start:stop])
+        start = stop
+    return groups
+
+
+def _top_k(scores: Floats, k: int) -> tuple[Integers, Integers, Integers]:
+    """The k largest of each row that are not -inf: rows, ranks from 0, columns. Ties go to the smaller column.
+
+    A column among the k best lies in a group whose maximum is among the k largest maxima, so the k-th maximum bounds what must be sorted.
+    """
+    num_columns = scores.shape[1]
+    starts = np.arange(0, num_columns, GROUP)
+    maxima = np.maximum.reduceat(scores, starts, axis=1)
+    if k < len(starts):
+        bounds = np.partition(maxima, len(starts) - k, axis=1)[:, len(starts) - k]
+    else:
+        bounds = np.full(len(scores), -np.inf, np.float32)
+    rows, ranks, columns = [], [], []
+    for row, bound in enumerate(bounds):
+        found = np.flatnonzero(scores[row] >= bound)
+        found = found[scores[row, found] > -np.inf]
+        best = found[np.argsort(-scores[row, found], kind="stable")[:k]]
+        rows.append(np.full(len(best), row))
+        ranks.append(np.arange(len(best)))
+        columns.append(best)
+    return (np.concatenate(rows), np.concatenate(ranks), np.concatenate(columns)) if rows else (np.zeros(0, np.int64),) * 3
+
+
+def _look_up(keys: Integers, values: Floats, wanted: Integers) -> Floats:
+    """Value of each wanted key in sorted `keys`, zero where it is not there."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.float32)
+    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[places] == wanted, values[places], 0).astype(np.float32)
