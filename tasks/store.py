@@ -17,6 +17,11 @@ class Store(Reference):
 
     root: str
 
+    @property
+    def storage_root(self) -> str:
+        """Folder that several pipelines share; MLflow and Prefect live there."""
+        return str(Path(self.root).parent)
+
     def ingest_folder(self) -> Path:
         """The incremental store of events; the only folder that changes in place."""
         return Path(self.root) / "ingest"
@@ -37,6 +42,11 @@ def code_version(folders: tuple[str, ...]) -> str:
     """Digest of the Python source of our folders; contracts are always among them."""
     files = [path for folder in sorted({*folders, "contracts"}) for path in (CODE_ROOT / folder).rglob("*.py")]
     return content_digest(files, CODE_ROOT)
+
+
+def audit_address(store: Store) -> str:
+    """Address of the audit table; one for all pipelines of a storage root."""
+    return f"sqlite:///{Path(store.storage_root).resolve() / 'audit.sqlite'}"
 
 
 def write_table(table: pl.LazyFrame | pl.DataFrame, path: Path, name: str) -> TableRef:
