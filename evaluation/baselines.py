@@ -6,9 +6,8 @@ of users from sparse matrices; no matrix of items x items is ever made.
 Letters: I items, U users known at the cut-off, F users EASE is fitted on, B users of one block.
 """
 
-import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,19 +82,17 @@ def baseline_rankings(
     leads = [lead_days] if isinstance(lead_days, int) else list(lead_days)
     window = _Window(leads, horizon_days, lookup_shift_days)
     asked = known.user_positions(users)
-    frames = [
-        frame
-        for start in range(0, len(asked), BLOCK_USERS)
-        for frame in _rank_block(_Block(known, asked[start : start + BLOCK_USERS]), window, lists, names, k)
-    ]
-    schema = dict(RANKINGS.schema)
-    if not frames:
-        return pl.DataFrame(schema=schema)
-    table = pl.concat(frames).with_columns(
-        pl.lit(instant(cutoff).date()).alias(c.CUTOFF), *(pl.lit(None, pl.Float32).alias(part) for part in (c.TASTE, c.HABIT, c.SEASON))
-    )
-    request = pl.col(c.CUTOFF) + pl.duration(days=pl.col(c.LEAD_DAYS))
-    return table.with_columns(request.alias(c.REQUEST_DATE)).select(pl.col(name).cast(kind) for name, kind in schema.items())
+    pieces: dict[tuple[str, ListName, tuple[int, ...]], list[_Ranked]] = {}
+    for start in range(0, len(asked), BLOCK_USERS):
+        for key, ranked in _rank_block(_Block(known, asked[start : start + BLOCK_USERS]), window, lists, names, k):
+            pieces.setdefault(key, []).append(ranked)
+    tables = [_table(known, name, list_name, leads, ranked) for (name, list_name, leads), ranked in pieces.items()]
+    if not tables:
+        return pl.DataFrame(schema=dict(RANKINGS.schema))
+    day = pl.lit(instant(cutoff).date())
+    parts = [pl.lit(None, pl.Float32).alias(part) for part in (c.TASTE, c.HABIT, c.SEASON)]
+    table = pl.concat(tables).with_columns(day.alias(c.CUTOFF), (day + pl.duration(days=pl.col(c.LEAD_DAYS))).alias(c.REQUEST_DATE), *parts)
+    return table.select(pl.col(name).cast(kind) for name, kind in RANKINGS.schema.items())
 
 
 def check_baseline_name(name: str) -> None:
@@ -105,6 +102,16 @@ def check_baseline_name(name: str) -> None:
             f"unknown baseline {name!r}; known: popular_all, popular_<days>d, last_year_weeks, popular_<days>d+0.3*last_year, and"
             " item_knn, ease, habit_<days>d, each alone or with *trend, *season, *trend*season, *(trend*season)^.5"
         )
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Best items of some users, by user and rank: positions, ranks from 1, scores [N]."""
+
+    user: Indices
+    item: Indices
+    rank: Indices
+    score: Scores
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,7 @@ class KnownAtCutoff:
         self.user, self.item, self.age = user[keep], item[keep], past["age"].to_numpy()[keep]
         self.bought = self.history if target_events is None else _binary(self.user, self.item, self.history.shape)
         self._levels: dict[tuple[float, float], Scores] = {}
+        self._decayed: dict[float, sp.csr_matrix] = {}
 
     def user_positions(self, users: Sequence[str] | pl.Series | None) -> Indices:
         """Positions of the users who have history, sorted."""
@@ -146,8 +154,7 @@ class KnownAtCutoff:
         key = (first_age, last_age)
         if key not in self._levels:
             inside = (self.age <= first_age) & (self.age > last_age)
-            pairs = np.unique(self.user[inside] * len(self.items) + self.item[inside])
-            self._levels[key] = np.bincount(pairs % len(self.items), minlength=len(self.items)).astype(np.float32)
+            self._levels[key] = np.asarray(_binary(self.user[inside], self.item[inside], self.history.shape).getnnz(axis=0), np.float32)
         return self._levels[key]
 
     def same_weeks_last_year(self, lead_days: int, horizon_days: int) -> Scores:
@@ -158,7 +165,7 @@ class KnownAtCutoff:
     def tie_breaker(self) -> Scores:
         """A millionth-size copy of recent popularity for scores that are zero on most items [I]."""
         recent = self.level(28)
-        return recent / (recent.max(initial=0) + 1) * np.float32(1e-3)
+        return np.asarray(recent / (recent.max(initial=0) + 1) * 1e-3, np.float32)
 
     def trend_lift(self) -> Scores:
         """Log lift of the last 28 days over the year [I]."""
@@ -170,8 +177,10 @@ class KnownAtCutoff:
 
     def decayed(self, half_life_days: float) -> sp.csr_matrix:
         """Events per user and item, halved every half-life [U, I]."""
-        weight = 0.5 ** (self.age.astype(np.float64) / half_life_days)
-        return sp.csr_matrix((weight, (self.user, self.item)), self.history.shape).astype(np.float32)
+        if half_life_days not in self._decayed:
+            weight = 0.5 ** (self.age.astype(np.float64) / half_life_days)
+            self._decayed[half_life_days] = sp.csr_matrix((weight, (self.user, self.item)), self.history.shape).astype(np.float32)
+        return self._decayed[half_life_days]
 
     @cached_property
     def ease(self) -> "_Ease":
@@ -269,52 +278,56 @@ class _Block:
         self._bases: dict[str, Scores] = {}
 
     def base(self, name: str) -> Scores:
-        """Log scores of ease and item_knn, counts of habit [I, B]."""
+        """Scores of ease and item_knn, counts of habit; not to be overwritten [I, B]."""
         if name not in self._bases:
             self._bases[name] = self._compute(name)
         return self._bases[name]
 
-    def plain(self, name: str) -> Scores:
-        if name == "ease":
-            return self.known.ease.scores(self.users)
-        return self.known.knn.scores(self.users)
+    def log_base(self, name: str) -> Scores:
+        """Log scores of ease and item_knn, with a floor; not to be overwritten [I, B]."""
+        if f"log {name}" not in self._bases:
+            floored = np.maximum(self.base(name), 0) + np.float32(EASE_LOG_FLOOR if name == "ease" else KNN_LOG_FLOOR)
+            self._bases[f"log {name}"] = np.log(floored, out=floored)
+        return self._bases[f"log {name}"]
 
     def _compute(self, name: str) -> Scores:
-        if name.startswith("habit_"):
-            half_life = float(name.removeprefix("habit_").removesuffix("d"))
-            return np.ascontiguousarray(self.known.decayed(half_life)[self.users].T.toarray())
-        floor = EASE_LOG_FLOOR if name == "ease" else KNN_LOG_FLOOR
-        return np.asarray(np.log(np.maximum(self.plain(name), 0) + np.float32(floor)), np.float32)
+        if name == "ease":
+            return self.known.ease.scores(self.users)
+        if name == "item_knn":
+            return self.known.knn.scores(self.users)
+        half_life = float(name.removeprefix("habit_").removesuffix("d"))
+        return np.asarray(self.known.decayed(half_life)[self.users].toarray().T, np.float32, order="C")
 
 
-def _rank_block(block: _Block, window: _Window, lists: Sequence[ListName], names: Sequence[str], k: int) -> Iterator[pl.DataFrame]:
+def _rank_block(
+    block: _Block, window: _Window, lists: Sequence[ListName], names: Sequence[str], k: int
+) -> Iterator[tuple[tuple[str, ListName, tuple[int, ...]], _Ranked]]:
+    """Rank once for all leads where a baseline does not look at the lead."""
     for name in names:
         depends_on_lead = "season" in name or "last_year" in name
-        for lead in window.leads if depends_on_lead else window.leads[:1]:
-            leads = [lead] if depends_on_lead else window.leads
-            for list_name, best in _rank(block, name, lead, window, lists, k):
-                frame = best.with_columns(pl.lit(list_name).alias(c.LIST), pl.lit(name).alias(c.MODEL_VERSION))
-                yield from (frame.with_columns(pl.lit(same, pl.Int32).alias(c.LEAD_DAYS)) for same in leads)
+        for leads in [(lead,) for lead in window.leads] if depends_on_lead else [tuple(window.leads)]:
+            for list_name, ranked in _rank(block, name, leads[0], window, lists, k):
+                yield (name, list_name, leads), ranked
 
 
-def _rank(block: _Block, name: str, lead: int, window: _Window, lists: Sequence[ListName], k: int) -> Iterator[tuple[ListName, pl.DataFrame]]:
-    known = block.known
-    lookup_lead = lead + window.lookup_shift_days
+def _rank(block: _Block, name: str, lead_days: int, window: _Window, lists: Sequence[ListName], k: int) -> Iterator[tuple[ListName, _Ranked]]:
+    lookup_lead = lead_days + window.lookup_shift_days
     if POPULAR.fullmatch(name):
-        scores = _popularity(known, name, lookup_lead, window.horizon_days)
+        scores = _popularity(block.known, name, lookup_lead, window.horizon_days)
         for list_name in lists:
-            yield list_name, _frame(block, *_best_of_one(scores, block, k, without_history=list_name == "discover"))
+            yield list_name, _best_of_one(scores, block, k, without_history=list_name == "discover")
         return
     scores = _personal(block, name, lookup_lead, window.horizon_days)
     for list_name in sorted(lists):  # `again` first: `discover` overwrites what the user had
         if list_name == "discover":
             scores[block.history.col, block.history.row] = -np.inf
-        yield list_name, _frame(block, *best_per_user(scores, k))
+        item, user, rank, score = best_per_user(scores, k)
+        yield list_name, _Ranked(block.users[user], item, rank, score)
 
 
 def _popularity(known: KnownAtCutoff, name: str, lead_days: int, horizon_days: int) -> Scores:
     if name == "last_year_weeks":
-        return known.same_weeks_last_year(lead_days, horizon_days) + known.tie_breaker()
+        return np.add(known.same_weeks_last_year(lead_days, horizon_days), known.tie_breaker())
     days = name.removeprefix("popular_").split("+")[0]
     level = known.level(ALL_TIME_DAYS if days == "all" else float(days.removesuffix("d")))
     if not name.endswith("last_year"):
@@ -338,8 +351,8 @@ def _personal(block: _Block, name: str, lead_days: int, horizon_days: int) -> Sc
         lift = np.float32(0.5) * lift
     if base.startswith("habit_"):
         # a count has no log off the history: half the lift, as a factor, and popularity below it
-        return block.base(base) * np.exp(np.float32(0.5) * lift)[:, None] + known.tie_breaker()[:, None]
-    return block.base(base) + lift[:, None] if factors else block.plain(base)
+        return np.asarray(block.base(base) * np.exp(np.float32(0.5) * lift)[:, None] + known.tie_breaker()[:, None], np.float32)
+    return np.add(block.log_base(base), lift[:, None]) if factors else block.base(base).copy()
 
 
 def best_per_user(scores: Scores, k: int) -> tuple[Indices, Indices, Indices, Scores]:
@@ -351,13 +364,20 @@ def best_per_user(scores: Scores, k: int) -> tuple[Indices, Indices, Indices, Sc
     The k-th largest of the maxima of runs of items is no larger than the k-th largest score, so everything below it can go.
     """
     num_items, num_users = scores.shape
+    whole = num_items - num_items % RUN_ITEMS
+    maxima = scores[:whole].reshape(-1, RUN_ITEMS, num_users).max(axis=1)  # [I / run, B]
+    if whole < num_items:
+        maxima = np.concatenate([maxima, scores[whole:].max(axis=0, keepdims=True)])
     floor = np.full(num_users, -np.inf, np.float32)
-    maxima = np.maximum.reduceat(scores, np.arange(0, num_items, RUN_ITEMS), axis=0)  # [I / run, B]
     if len(maxima) >= k:
         floor = np.partition(maxima, len(maxima) - k, axis=0)[len(maxima) - k]
-    item, user = np.nonzero(scores >= floor)
+    run, user_of_run = np.nonzero(maxima >= floor)
+    item = (run[:, None] * RUN_ITEMS + np.arange(RUN_ITEMS)).ravel()
+    user = np.repeat(user_of_run, RUN_ITEMS)
+    inside = item < num_items
+    item, user = item[inside], user[inside]
     value = scores[item, user]
-    offered = value > -np.inf
+    offered = (value > -np.inf) & (value >= floor[user])
     item, user, value = item[offered], user[offered], value[offered]
     order = np.lexsort((item, -value, user))
     item, user, value = item[order], user[order], value[order]
@@ -367,7 +387,7 @@ def best_per_user(scores: Scores, k: int) -> tuple[Indices, Indices, Indices, Sc
     return item[kept], user[kept], rank[kept], value[kept]
 
 
-def _best_of_one(scores: Scores, block: _Block, k: int, *, without_history: bool) -> tuple[Indices, Indices, Indices, Scores]:
+def _best_of_one(scores: Scores, block: _Block, k: int, *, without_history: bool) -> _Ranked:
     """`best_per_user` for scores that are the same for every user: one order, walked past what each user had."""
     deepest = k + (int(block.num_seen.max(initial=0)) if without_history else 0)
     head = np.argsort(-scores, kind="stable")[:deepest]
@@ -376,18 +396,19 @@ def _best_of_one(scores: Scores, block: _Block, k: int, *, without_history: bool
         offered = block.known.history[block.users][:, head].toarray() == 0
     rank = np.cumsum(offered, axis=1)
     user, place = np.nonzero(offered & (rank <= k))
-    return head[place], user, rank[user, place], scores[head[place]]
+    return _Ranked(block.users[user], head[place], rank[user, place], scores[head[place]])
 
 
-def _frame(block: _Block, item: Indices, user: Indices, rank: Indices, score: Scores) -> pl.DataFrame:
-    return pl.DataFrame(
+def _table(known: KnownAtCutoff, name: str, list_name: ListName, leads: tuple[int, ...], pieces: list[_Ranked]) -> pl.DataFrame:
+    ranked = pl.DataFrame(
         {
-            c.USER_ID: block.known.users.gather(pl.Series(block.users[user])),
-            c.ITEM_ID: block.known.items.gather(pl.Series(item)),
-            c.RANK: pl.Series(rank, dtype=pl.Int32),
-            c.SCORE: pl.Series(score, dtype=pl.Float32),
+            c.USER_ID: known.users.gather(pl.Series(np.concatenate([piece.user for piece in pieces]))),
+            c.ITEM_ID: known.items.gather(pl.Series(np.concatenate([piece.item for piece in pieces]))),
+            c.RANK: np.concatenate([piece.rank for piece in pieces]),
+            c.SCORE: np.concatenate([piece.score for piece in pieces]),
         }
-    )
+    ).with_columns(pl.lit(list_name).alias(c.LIST), pl.lit(name).alias(c.MODEL_VERSION))
+    return pl.concat([ranked.with_columns(pl.lit(lead, pl.Int32).alias(c.LEAD_DAYS)) for lead in leads])
 
 
 def _positions(ids: pl.Series, known: pl.Series) -> Indices:

@@ -90,9 +90,8 @@ def paired_bootstrap(ours: pl.DataFrame, other: pl.DataFrame, num_resamples: int
     keys = [name for name in ours.columns if name != "value"]
     both = ours.join(other.rename({"value": "other"}), on=keys)
     if not both.height == ours.height == other.height:
-        raise ValueError(
-            f"paired_bootstrap: {ours.height:,} rows of ours and {other.height:,} of the other share {both.height:,} keys {keys}; score both on the same targets"
-        )
+        found = f"{ours.height:,} rows of ours and {other.height:,} of the other share {both.height:,} keys {keys}"
+        raise ValueError(f"paired_bootstrap: {found}; expected the same rows in both. Score both on the same targets.")
     users = both.group_by(c.USER_ID).agg(ours=pl.col("value").sum(), other=pl.col("other").sum(), rows=pl.len()).sort(c.USER_ID)
     values = users.select(pl.col("ours", "other", "rows").cast(pl.Float64)).to_numpy()
     return paired_difference(values, resampled_sums(values, num_resamples, seed))
