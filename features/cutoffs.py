@@ -26,22 +26,6 @@ def training_cutoffs(first_day: date, end: date, *, every_days: int, first_after
     return grid[::-1]
 
 
-def evaluation_origins(origins: Sequence[date], first_day: date, end: date, *, horizon_days: int, leads_days: Sequence[int], min_history_days: int) -> list[date]:
-    """The configured origins, or else the latest one whose windows at every lead lie before `end`.
-
-    Raises NotEnoughHistoryError where an origin leaves less than `min_history_days` of past or its first window lies outside the data.
-    """
-    latest = end - timedelta(days=horizon_days + max(leads_days))
-    chosen = sorted(origins) if origins else [latest]
-    for origin in chosen:
-        if (origin - first_day).days < min_history_days or origin + timedelta(days=horizon_days + min(leads_days)) > end:
-            raise NotEnoughHistoryError(
-                f"evaluation.origins: {origin} needs {min_history_days} days before it and {horizon_days + min(leads_days)} days from it; "
-                f"the data span {first_day} to {end} (exclusive). Choose an origin in between, shorten evaluation.horizon_days or give more history."
-            )
-    return chosen
-
-
 def sample_pairs(cutoffs: Sequence[date], leads_days: Sequence[int], *, horizon_days: int, known_until: date) -> list[tuple[date, int]]:
     """(cut-off, lead) pairs whose whole window `[cutoff + lead, cutoff + lead + horizon)` is known at `known_until`, oldest first."""
     return [(cutoff, lead) for cutoff in sorted(cutoffs) for lead in leads_days if cutoff + timedelta(days=lead + horizon_days) <= known_until]
