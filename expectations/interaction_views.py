@@ -1,23 +1,24 @@
-"""DuckDB views the suites of the interactions look at, as SQL. Nothing is copied: DuckDB reads the Parquet parts.
+# ruff: noqa: S608 - table and column names come from contracts, paths are quoted
+"""What the suites of the interactions compare beyond single rows, as SQL over the accepted rows.
 
-`interactions` (event), `interactions_summary` (one row), `interactions_by_day` (day), `catalogue_coverage` (item), `category_shares` (category).
+`interactions_summary` (one row), `interactions_by_day` (day), `catalogue_coverage` (item), `category_shares` (coarsest category).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import duckdb
 
 from contracts import columns as c
-from contracts.tables import INTERACTIONS
+from contracts.artifacts import TableRef
+from expectations.row_views import parquet, rows_query
 from expectations.suites.interactions import CATEGORIES_VIEW, COVERAGE_VIEW, DAYS_VIEW, INTERACTIONS_VIEW, SUMMARY_VIEW
+from expectations.suites.item_catalogue import SUMMARY_VIEW as CATALOGUE_SUMMARY_VIEW
 
 ACCEPTED_VIEW: Final = "accepted"
-REPEATED_TABLE: Final = "repeated_events"
 
-NUMBERS: Final = (c.QUANTITY, c.PRICE, c.VALUE)
-CONTENT: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE, *NUMBERS, c.BASKET_ID, c.PLATFORM, c.REGION)
+CONTENT: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE, c.QUANTITY, c.PRICE, c.VALUE, c.BASKET_ID, c.PLATFORM, c.REGION)
 
 # A median below this many events a day says nothing about an unusual day.
 MIN_EXPECTED_EVENTS: Final = 30
@@ -26,51 +27,10 @@ SEASON_WINDOW_DAYS: Final = 28
 YEAR_DAYS: Final = 364  # whole weeks, so that weekdays agree
 
 
-def create_rows_views(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], columns: Collection[str]) -> None:
-    """`interactions`: one row per stored row, with its place (`source_file`, `source_row`), `is_finite` and `is_repeated`."""
-    connection.execute(f"CREATE VIEW stored AS {rows_query(parts, columns)}")
-    connection.execute(f"CREATE TABLE {REPEATED_TABLE} (source_file VARCHAR, source_row BIGINT)")
-    repeated = "FALSE"
-    if find_repeated_events(connection):
-        repeated = f"EXISTS (FROM {REPEATED_TABLE} AS r WHERE r.source_file = stored.source_file AND r.source_row = stored.source_row)"
-    connection.execute(f"CREATE VIEW {INTERACTIONS_VIEW} AS SELECT *, {repeated} AS is_repeated FROM stored")
-
-
-def rows_query(parts: Sequence[Path], columns: Collection[str]) -> str:
-    """Every stored row, columns of the contract, and its place.
-
-    Times become UTC without a zone (DuckDB needs an extension to compute with zones). Numbers that are not finite become null and
-    `is_finite` false: Parquet statistics leave NaN out, so that DuckDB decides comparisons with NaN by the part's minimum and maximum.
-    Columns that are not stored are null.
-    """
-    selected = [_cleaned(column) if column in columns else f"NULL::{_TYPES[column]} AS {column}" for column in INTERACTIONS.schema]
-    finite = " AND ".join(f"coalesce(isfinite({column}), TRUE)" for column in NUMBERS if column in columns) or "TRUE"
-    return (
-        f"SELECT {', '.join(selected)}, {finite} AS is_finite, filename AS source_file, file_row_number AS source_row "
-        f"FROM {parquet(parts, filename=True, file_row_number=True)}"
-    )
-
-
-def find_repeated_events(connection: duckdb.DuckDBPyConnection) -> int:
-    """Fill `repeated_events` with every row whose event id stands in an earlier row; return their number.
-
-    Ids are grouped by their 64-bit hash first, which keeps twenty million of them in memory; only ids whose hash occurs twice are compared.
-    """
-    connection.execute(
-        f"CREATE TEMPORARY TABLE suspects AS SELECT digest FROM (SELECT hash({c.EVENT_ID}) AS digest FROM stored WHERE {c.EVENT_ID} IS NOT NULL) "
-        "GROUP BY digest HAVING count(*) > 1"
-    )
-    connection.execute(
-        f"INSERT INTO {REPEATED_TABLE} SELECT source_file, source_row FROM stored "
-        f"WHERE {c.EVENT_ID} IS NOT NULL AND hash({c.EVENT_ID}) IN (FROM suspects) "
-        f"QUALIFY row_number() OVER (PARTITION BY {c.EVENT_ID} ORDER BY source_file, source_row) > 1"
-    )
-    return _one(connection, f"SELECT count(*) FROM {REPEATED_TABLE}")
-
-
-def create_accepted_view(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], columns: Collection[str]) -> None:
-    """`accepted`: the rows that broke no rule."""
-    connection.execute(f"CREATE VIEW {ACCEPTED_VIEW} AS {rows_query(parts, columns)}")
+def create_accepted_view(connection: duckdb.DuckDBPyConnection, accepted: TableRef) -> None:
+    """`accepted`: the rows that broke no rule; none where every row did."""
+    rows = rows_query(connection, accepted.parts(), accepted.name) if accepted.rows else f"FROM {INTERACTIONS_VIEW} LIMIT 0"
+    connection.execute(f"CREATE VIEW {ACCEPTED_VIEW} AS {rows}")
 
 
 def create_summary(connection: duckdb.DuckDBPyConnection, *, rows_in: int, rows_quarantined: int) -> None:
@@ -168,22 +128,13 @@ def create_category_shares(connection: duckdb.DuckDBPyConnection, catalogue_part
     return True
 
 
-def parquet(parts: Sequence[Path], **options: bool) -> str:
-    """`read_parquet` over part files, columns joined by name, folder names not read as columns."""
-    listed = ", ".join("'" + str(part).replace("'", "''") + "'" for part in parts)
-    given = "".join(f", {name} = {str(value).lower()}" for name, value in options.items())
-    return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false{given})"
-
-
-_TYPES: Final = {column: "DOUBLE" if column in NUMBERS else "TIMESTAMP" if column == c.EVENT_TIME else "VARCHAR" for column in INTERACTIONS.schema}
-
-
-def _cleaned(column: str) -> str:
-    if column == c.EVENT_TIME:
-        return f"make_timestamp(epoch_us({column})) AS {column}"
-    if column in NUMBERS:
-        return f"CASE WHEN isfinite({column}) THEN {column} END AS {column}"
-    return column
+def create_catalogue_summary(connection: duckdb.DuckDBPyConnection, accepted: TableRef, *, rows_in: int, rows_quarantined: int) -> None:
+    """One row about the accepted catalogue entries."""
+    rows = rows_query(connection, accepted.parts(), accepted.name) if accepted.rows else f"FROM {accepted.name} LIMIT 0"
+    connection.execute(
+        f"CREATE TABLE {CATALOGUE_SUMMARY_VIEW} AS SELECT {rows_quarantined} / greatest({rows_in}, 1) AS quarantined_share, count(*) AS num_items, "
+        f"coalesce(count(*) FILTER (coalesce({c.CATEGORY}, '') = '') / nullif(count(*), 0), 0) AS share_without_category FROM ({rows})"
+    )
 
 
 def _one(connection: duckdb.DuckDBPyConnection, query: str) -> int:

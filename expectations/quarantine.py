@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from contracts import columns as c
 from contracts.artifacts import TableRef, content_digest
@@ -45,7 +46,8 @@ def broken_rows(failures: pl.DataFrame) -> pl.DataFrame:
 def split_table(table: TableRef, broken: pl.DataFrame, *, accepted: Path, quarantined: Path) -> tuple[TableRef, TableRef]:
     """Write the good rows to `accepted`, the bad ones to `quarantined`; both folders appear whole or not at all.
 
-    Accepted parts keep their names (one part a month stays one part a month) and their row order; a single file is cut by the month of the event.
+    Accepted parts keep their names (one part a month stays one part a month) and their row order, a part without good rows is left out; a single
+    file is cut by the month of the event.
     Quarantined parts add `rule`, `broken_rules`, `source_file` (relative to the table) and `source_row` (from 0). `broken` is what `broken_rows`
     returns, `source_file` the part's full path. Raises AssertionError if a row is lost.
     """
@@ -59,7 +61,9 @@ def split_table(table: TableRef, broken: pl.DataFrame, *, accepted: Path, quaran
             bad = by_part.get(str(part), empty).drop(c.SOURCE_FILE).sort(c.SOURCE_ROW)
             _write_accepted(part, bad[c.SOURCE_ROW], good_folder, part.relative_to(base), by_month=by_month)
             if bad.height:
-                _bad_rows(part, bad, source_file=part.relative_to(base).as_posix()).sink_parquet(bad_folder / f"{'-'.join(part.relative_to(base).with_suffix('').parts)}.parquet")
+                _bad_rows(part, bad, source_file=part.relative_to(base).as_posix()).sink_parquet(
+                    bad_folder / f"{'-'.join(part.relative_to(base).with_suffix('').parts)}.parquet"
+                )
     good_ref, bad_ref = table_ref(table.name, accepted, columns=table.columns), table_ref(table.name, quarantined)
     assert good_ref.rows + bad_ref.rows == table.rows, f"{table.name}: {table.rows:,} rows in, {good_ref.rows:,} accepted + {bad_ref.rows:,} quarantined"
     assert bad_ref.rows == broken.height, f"{table.name}: {broken.height:,} bad rows found, {bad_ref.rows:,} quarantined"
@@ -79,14 +83,14 @@ def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not by_month:
-        if bad_rows.len():
-            rows.sink_parquet(target)
-        else:
+        if not bad_rows.len():
             shutil.copyfile(part, target)
+        elif bad_rows.len() < pq.read_metadata(part).num_rows:
+            rows.sink_parquet(target, compression="zstd", maintain_order=True)
         return
     month = pl.col(c.EVENT_TIME).dt.strftime("%Y-%m")
     for name_of_month in rows.select(month.unique().sort()).collect().to_series():
-        rows.filter(month == name_of_month).sink_parquet(folder / f"{name_of_month}.parquet")
+        rows.filter(month == name_of_month).sink_parquet(folder / f"{name_of_month}.parquet", compression="zstd", maintain_order=True)
 
 
 def _bad_rows(part: Path, bad: pl.DataFrame, *, source_file: str) -> pl.LazyFrame:

@@ -49,7 +49,10 @@ def _check_columns(table: TableRef, part: Path, schema: Mapping[str, PolarsType]
         expected, found = contract.schema[column], schema[column]
         hint = " Times must carry UTC and microseconds." if column == c.EVENT_TIME else ""
         raise _error(
-            table, "column_type_wrong", f"column `{column}` is {found} in {part}, expected {expected}.{hint} Cast it in the step that wrote the table.", num_failed=len(wrong)
+            table,
+            "column_type_wrong",
+            f"column `{column}` is {found} in {part}, expected {expected}.{hint} Cast it in the step that wrote the table.",
+            num_failed=len(wrong),
         )
 
 

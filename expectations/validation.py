@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - table and column names come from contracts, paths are quoted
 """Validation of stored tables: what is wrong is set aside or stops the flow, nothing is lost, and the Data Docs show it.
 
 `validate_interactions` and `validate_table` are what the rest of the project calls.
@@ -13,17 +14,21 @@ import polars as pl
 
 from contracts import columns as c
 from contracts.artifacts import Finding, TableRef, ValidationReport
-from contracts.errors import DataContractError, NotEnoughHistoryError
+from contracts.errors import DataContractError, FeatureLeakageError, NotEnoughHistoryError
 from contracts.sections.validation import ValidationConfig
+from contracts.tables import INTERACTIONS
 from expectations import interaction_views as views
 from expectations.data_docs import build_data_docs
 from expectations.engine import Outcome, Run, open_run
-from expectations.quarantine import BROKEN_SCHEMA, broken_rows, split_table
-from expectations.schemas import check_schema
+from expectations.quarantine import broken_rows, split_table
+from expectations.row_views import ROW_KEY, create_rows_view
+from expectations.schemas import STEP, check_schema
 from expectations.suites import interactions as suites
+from expectations.suites import item_catalogue as catalogue_suites
+from expectations.suites.feature_tables import LEAKAGE_RULES
+from expectations.table_checks import TABLE_CHECKS
 
-STEP: Final = "validate"
-ROW_KEY: Final = (c.SOURCE_FILE, c.SOURCE_ROW)
+MAX_SHOWN: Final = 80  # characters of one value in a message
 
 
 def validate_interactions(
@@ -39,7 +44,7 @@ def validate_interactions(
     """Check the events row by row and as a whole; return the accepted table and what was found.
 
     Rows that break a rule are written to `folder/quarantine` and the others to `folder/interactions`; without bad rows the accepted table is
-    `interactions` itself. The Data Docs are in `folder/data_docs`, also when an error is raised.
+    `interactions` itself. The Data Docs are in `folder/data_docs`, also when an error about rows is raised.
 
     Parameters
     ----------
@@ -59,48 +64,86 @@ def validate_interactions(
     """
     check_schema(interactions, optional=() if has_users else (c.USER_ID,))
     with open_run(folder) as run:
-        views.create_rows_views(run.connection, interactions.parts(), interactions.columns)
+        create_rows_view(run.connection, interactions, grain=INTERACTIONS.grain)
         on_rows = run.check(suites.INTERACTIONS_VIEW, suites.interactions_suite(config, now=now, has_users=has_users), key=ROW_KEY)
         split = _set_aside(run, interactions, on_rows)
 
-        views.create_accepted_view(run.connection, split.accepted.parts(), interactions.columns)
+        views.create_accepted_view(run.connection, split.accepted)
         views.create_summary(run.connection, rows_in=interactions.rows, rows_quarantined=split.rows_quarantined)
         on_table = run.check(suites.SUMMARY_VIEW, suites.summary_suite(config, horizon_days=horizon_days, has_users=has_users))
-        findings = [_row_finding(outcome, interactions, split) for outcome in on_rows if not outcome.success]
-        findings += [_summary_finding(outcome, interactions, run) for outcome in on_table if not outcome.success]
         in_context = _check_context(run, item_catalogue, config) if split.accepted.rows else []
-        findings += [_context_finding(outcome, interactions, run) for outcome in in_context if not outcome.success]
+        findings = [
+            *_row_findings(run, interactions, split, on_rows),
+            *_summary_findings(run, interactions, split, on_table, suites.SUMMARY_VIEW),
+            *_group_findings(run, interactions, in_context),
+        ]
         docs = build_data_docs(run)
-    report = ValidationReport(
-        accepted=split.accepted,
-        quarantined=split.quarantined,
-        rows_in=interactions.rows,
-        rows_accepted=split.accepted.rows,
-        rows_quarantined=split.rows_quarantined,
-        quarantined_by_rule=split.by_rule,
-        findings=tuple(findings),
-        num_expectations=len(on_rows) + len(on_table) + len(in_context),
-        data_docs=str(docs),
-    )
+    report = _report(split, interactions, findings, num_expectations=len(on_rows) + len(on_table) + len(in_context), docs=docs)
+    raise_if_critical(report)
+    return report
+
+
+def validate_table(table: TableRef, config: ValidationConfig, *, folder: Path) -> ValidationReport:
+    """Check one of the other tables, chosen by `table.name` among `TABLE_CHECKS`.
+
+    Bad rows of the item catalogue are set aside as those of the interactions are (`folder/item_catalogue`, `folder/quarantine`). All other
+    tables are our own: a bad row is a fault of the step that wrote it and stops the flow.
+
+    Raises
+    ------
+    DataContractError
+        The table broke a critical rule.
+    FeatureLeakageError
+        A feature reads at or after its cut-off.
+    ValueError
+        No suite is written for the table.
+    """
+    if table.name not in TABLE_CHECKS:
+        raise ValueError(f"no suite for table `{table.name}`; known: {', '.join(TABLE_CHECKS)} here, `interactions` in validate_interactions")
+    check = TABLE_CHECKS[table.name]
+    check_schema(table)
+    with open_run(folder) as run:
+        create_rows_view(run.connection, table, grain=check.grain, derived=check.derived)
+        on_rows = run.check(table.name, check.suite(table.columns), key=ROW_KEY)
+        split = _set_aside(run, table, on_rows) if check.sets_aside else _Split(table, None, {})
+        findings = list(_row_findings(run, table, split, on_rows))
+        num_expectations = len(on_rows)
+        if table.name == catalogue_suites.ITEM_CATALOGUE_VIEW:
+            views.create_catalogue_summary(run.connection, split.accepted, rows_in=table.rows, rows_quarantined=split.rows_quarantined)
+            on_table = run.check(catalogue_suites.SUMMARY_VIEW, catalogue_suites.catalogue_summary_suite(config))
+            findings += _summary_findings(run, table, split, on_table, catalogue_suites.SUMMARY_VIEW)
+            num_expectations += len(on_table)
+        for group in check.groups:
+            run.connection.execute(f"CREATE TABLE {group.view} AS {group.query}")
+            in_groups = run.check(group.view, group.suite(), key=group.key)
+            findings += _group_findings(run, table, in_groups)
+            num_expectations += len(in_groups)
+        docs = build_data_docs(run)
+    report = _report(split, table, findings, num_expectations=num_expectations, docs=docs)
     raise_if_critical(report)
     return report
 
 
 def raise_if_critical(report: ValidationReport) -> None:
-    """Raise the error of the first critical finding: NotEnoughHistoryError for too few data, DataContractError for wrong data; else nothing."""
+    """Raise the error a report's first critical finding calls for; nothing where there is none.
+
+    Wrong data come before too few data: bad rows may be why few are left.
+    """
     critical = [finding for finding in report.findings if finding.severity == "critical"]
     if not critical:
         return
     first = next((finding for finding in critical if finding.rule not in suites.HISTORY_RULES), critical[0])
-    where = f" Data Docs: {report.data_docs}"
+    message = f"{first.message} Data Docs: {report.data_docs}"
     if first.rule in suites.HISTORY_RULES:
-        raise NotEnoughHistoryError(first.message + where, step=STEP)
-    raise DataContractError(first.message + where, table=first.table, rule=first.rule, num_failed=first.num_failed, example_row=first.example_row, step=STEP)
+        raise NotEnoughHistoryError(message, step=STEP)
+    if first.rule in LEAKAGE_RULES:
+        raise FeatureLeakageError(message, step=STEP)
+    raise DataContractError(message, table=first.table, rule=first.rule, num_failed=first.num_failed, example_row=first.example_row, step=STEP)
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A table's rows after the row rules: `by_rule` counts each bad row at the first rule it broke."""
+    """A table's rows after the row rules: `by_rule` counts each bad row at the first rule it broke, most frequent first."""
 
     accepted: TableRef
     quarantined: TableRef | None
@@ -113,7 +156,7 @@ class _Split:
 
 def _set_aside(run: Run, table: TableRef, outcomes: Sequence[Outcome]) -> _Split:
     failures = [
-        run.connection.sql(outcome.rows_query).pl().select(c.SOURCE_FILE, c.SOURCE_ROW, pl.lit(order, pl.Int64).alias("rule_order"), pl.lit(outcome.rule).alias(c.RULE))
+        run.connection.sql(outcome.rows_query).pl().select(*ROW_KEY, pl.lit(order, pl.Int64).alias("rule_order"), pl.lit(outcome.rule).alias(c.RULE))
         for order, outcome in enumerate(outcomes)
         if outcome.rows_query
     ]
@@ -134,45 +177,83 @@ def _check_context(run: Run, item_catalogue: TableRef | None, config: Validation
     views.create_coverage(run.connection, item_catalogue.parts())
     outcomes += run.check(suites.COVERAGE_VIEW, suites.coverage_suite(config), key=(c.ITEM_ID, "num_events"))
     if c.CATEGORY in item_catalogue.columns and views.create_category_shares(run.connection, item_catalogue.parts()):
-        outcomes += run.check(suites.CATEGORIES_VIEW, suites.categories_suite(config), key=("category", "share", "share_last_year"))
+        outcomes += run.check(suites.CATEGORIES_VIEW, suites.categories_suite(config), key=(c.CATEGORY, "share", "share_last_year"))
     return outcomes
 
 
-def _row_finding(outcome: Outcome, table: TableRef, split: _Split) -> Finding:
-    example = None if split.quarantined is None else _example_in_quarantine(split.quarantined, outcome.rule)
-    share = outcome.num_failed / table.rows
-    found = f"{outcome.num_failed:,} of {table.rows:,} rows ({share:.2%}) break `{outcome.rule}`"
+def _row_findings(run: Run, table: TableRef, split: _Split, outcomes: Sequence[Outcome]) -> list[Finding]:
     place = f" Set aside in {split.quarantined.path}." if split.quarantined else ""
-    return _finding(outcome, table, f"{found}. Expected: {outcome.description}{place}", example)
+    return [
+        _finding(
+            outcome,
+            table,
+            f"{outcome.num_failed:,} of {table.rows:,} rows ({outcome.num_failed / table.rows:.2%}) break `{outcome.rule}`. Expected: {outcome.description}{place}",
+            _stored_row(run, outcome.rows_query) if outcome.rows_query else None,
+        )
+        for outcome in outcomes
+        if not outcome.success
+    ]
 
 
-def _summary_finding(outcome: Outcome, table: TableRef, run: Run) -> Finding:
-    summary = _first_row(run, f"FROM {suites.SUMMARY_VIEW}")
-    return _finding(outcome, table, f"expected: {outcome.description} Found {outcome.column} = {summary[outcome.column]}.", summary)
+def _summary_findings(run: Run, table: TableRef, split: _Split, outcomes: Sequence[Outcome], view: str) -> list[Finding]:
+    failed = [outcome for outcome in outcomes if not outcome.success]
+    if not failed:
+        return []
+    summary = _as_text(run.connection.sql(f"FROM {view}").pl().row(0, named=True))
+    rules = ", ".join(f"{rule} {rows:,}" for rule, rows in split.by_rule.items())
+    findings = []
+    for outcome in failed:
+        found = (
+            f"{split.rows_quarantined:,} of {table.rows:,} rows by rule: {rules}"
+            if outcome.column == "quarantined_share"
+            else f"{outcome.column} = {summary.get(outcome.column)}"
+        )
+        findings.append(_finding(outcome, table, f"expected: {outcome.description} Found {found}.", summary))
+    return findings
 
 
-def _context_finding(outcome: Outcome, table: TableRef, run: Run) -> Finding:
-    example = _first_row(run, outcome.rows_query) if outcome.rows_query else None
-    return _finding(outcome, table, f"{outcome.num_failed:,} rows break `{outcome.rule}`. Expected: {outcome.description}", example)
+def _group_findings(run: Run, table: TableRef, outcomes: Sequence[Outcome]) -> list[Finding]:
+    return [
+        _finding(
+            outcome,
+            table,
+            f"{outcome.num_failed:,} times `{outcome.rule}`. Expected: {outcome.description}",
+            _as_text(run.connection.sql(outcome.rows_query).limit(1).pl().row(0, named=True)) if outcome.rows_query else None,
+        )
+        for outcome in outcomes
+        if not outcome.success
+    ]
 
 
 def _finding(outcome: Outcome, table: TableRef, text: str, example: dict[str, str] | None) -> Finding:
     if outcome.error:
         text = f"`{outcome.rule}` could not be checked: {outcome.error}"
     shown = f" Example: {', '.join(f'{column}={value}' for column, value in example.items())}." if example else ""
-    return Finding(
-        table=table.name, rule=outcome.rule, severity=outcome.severity, num_failed=outcome.num_failed, message=f"{table.name}: {text}{shown} {outcome.advice}".strip(), example_row=example
-    )
+    message = f"{table.name}: {text}{shown} {outcome.advice}".strip()
+    return Finding(table=table.name, rule=outcome.rule, severity=outcome.severity, num_failed=outcome.num_failed, message=message, example_row=example)
 
 
-def _example_in_quarantine(quarantined: TableRef, rule: str) -> dict[str, str]:
-    rows = pl.scan_parquet(quarantined.parts()).filter(pl.col(c.BROKEN_RULES).str.split(", ").list.contains(rule))
-    return _as_text(rows.head(1).collect().row(0, named=True))
-
-
-def _first_row(run: Run, query: str) -> dict[str, str]:
-    return _as_text(run.connection.sql(query).limit(1).pl().row(0, named=True))
+def _stored_row(run: Run, rows_query: str) -> dict[str, str]:
+    """The first failing row, as it is stored."""
+    place = run.connection.sql(f"SELECT source_file, source_row FROM ({rows_query}) ORDER BY ALL LIMIT 1").fetchone()
+    if place is None:
+        raise AssertionError(f"rows failed, but none is found by {rows_query}")
+    return _as_text(pl.scan_parquet(place[0]).slice(place[1], 1).collect().row(0, named=True))
 
 
 def _as_text(row: dict[str, Any]) -> dict[str, str]:
-    return {column: str(value) for column, value in row.items() if value is not None}
+    return {column: text if len(text := str(value)) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..." for column, value in row.items() if value is not None}
+
+
+def _report(split: _Split, table: TableRef, findings: Sequence[Finding], *, num_expectations: int, docs: Path) -> ValidationReport:
+    return ValidationReport(
+        accepted=split.accepted,
+        quarantined=split.quarantined,
+        rows_in=table.rows,
+        rows_accepted=split.accepted.rows,
+        rows_quarantined=split.rows_quarantined,
+        quarantined_by_rule=split.by_rule,
+        findings=tuple(findings),
+        num_expectations=num_expectations,
+        data_docs=str(docs),
+    )

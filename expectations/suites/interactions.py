@@ -33,7 +33,7 @@ def interactions_suite(config: ValidationConfig, *, now: datetime, has_users: bo
     latest = _utc(now) + timedelta(hours=config.future_tolerance_hours)
     largest = sys.float_info.max
 
-    def warn(name: str, description: str, advice: str):  # noqa: ANN202
+    def warn(name: str, description: str, advice: str):
         return rule(name, description, advice=advice, severity="warning")
 
     ids = {c.EVENT_ID: "an event id", c.USER_ID: "a user", c.ITEM_ID: "an item"}
@@ -86,7 +86,9 @@ def interactions_suite(config: ValidationConfig, *, now: datetime, has_users: bo
         gxe.ExpectColumnValuesToBeInSet(
             column="is_finite",
             value_set=[True],
-            **warn("number_not_finite", "Quantity, price and value are finite numbers or missing.", "Write missing numbers as nothing, not as NaN or infinity."),
+            **warn(
+                "number_not_finite", "Quantity, price and value are finite numbers or missing.", "Write missing numbers as nothing, not as NaN or infinity."
+            ),
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column=c.QUANTITY,
@@ -96,17 +98,28 @@ def interactions_suite(config: ValidationConfig, *, now: datetime, has_users: bo
             **warn("quantity_not_positive", "The quantity is above zero.", "Returns and cancellations are no demand: leave them out of the export."),
         ),
         gxe.ExpectColumnValuesToBeBetween(
-            column=c.PRICE, min_value=0, max_value=largest, **warn("price_negative", "The price of a unit is zero or more.", "Corrections are no sales: leave them out of the export.")
+            column=c.PRICE,
+            min_value=0,
+            max_value=largest,
+            **warn("price_negative", "The price of a unit is zero or more.", "Corrections are no sales: leave them out of the export."),
         ),
         gxe.ExpectColumnValuesToBeBetween(
             column=c.PRICE,
             max_value=config.max_price,
-            **warn("price_too_high", f"The price of a unit is at most {config.max_price:,.0f}.", "Check source.columns.price (unit price, not a total), or raise validation.max_price."),
+            **warn(
+                "price_too_high",
+                f"The price of a unit is at most {config.max_price:,.0f}.",
+                "Check source.columns.price (unit price, not a total), or raise validation.max_price.",
+            ),
         ),
         gxe.ExpectColumnValuesToBeInSet(
             column="is_repeated",
             value_set=[False],
-            **warn("event_id_repeated", "An event id occurs once; the first event is kept.", "Check that source.columns.event_id is a key of the events, or leave it out."),
+            **warn(
+                "event_id_repeated",
+                "An event id occurs once; the first event is kept.",
+                "Check that source.columns.event_id is a key of the events, or leave it out.",
+            ),
         ),
     ]
     return gx.ExpectationSuite(name=INTERACTIONS_VIEW, expectations=expectations)
@@ -131,12 +144,20 @@ def summary_suite(config: ValidationConfig, *, horizon_days: int, has_users: boo
             gxe.ExpectColumnValuesToBeBetween(
                 column="num_users",
                 min_value=config.min_users if has_users else 0,
-                **rule("too_few_users", f"There are at least {config.min_users} users (validation.min_users).", advice="Check source.columns.user_id, or bring more events."),
+                **rule(
+                    "too_few_users",
+                    f"There are at least {config.min_users} users (validation.min_users).",
+                    advice="Check source.columns.user_id, or bring more events.",
+                ),
             ),
             gxe.ExpectColumnValuesToBeBetween(
                 column="num_items",
                 min_value=config.min_items,
-                **rule("too_few_items", f"There are at least {config.min_items} items (validation.min_items).", advice="Check source.columns.item_id, or bring more events."),
+                **rule(
+                    "too_few_items",
+                    f"There are at least {config.min_items} items (validation.min_items).",
+                    advice="Check source.columns.item_id, or bring more events.",
+                ),
             ),
             gxe.ExpectColumnValuesToBeBetween(
                 column="span_days",
