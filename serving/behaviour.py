@@ -8,7 +8,7 @@ Their habits are counted by `features.habits.habits` itself, as of the day after
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from serving.bundle import HABITS, HISTORIES, VOCABULARY, Bundle
 
 POSITION: Final = "position"
 ROW: Final = "row"
+CODE: Final = "code"
 UNKNOWN_TYPE: Final = 0
 EPOCH: Final = date(1970, 1, 1)
 EVENTS: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE)
@@ -37,6 +38,9 @@ class Behaviour:
     positions       [N]     item of each event, in order of item ids
     days            [N]     days since 1970-01-01
     types           [N]     code of the event type
+    item_offsets    [U+1]   where each user's distinct items start in item_positions, item_days
+    item_positions  [P]     distinct items of the user, of the history or of a habit, ascending
+    item_days       [P]     day of the last event with it
     habit_offsets   [U+1]   where each user's rows start in `habits`
     habits          [M]     habits rows with a column `position`
     """
@@ -47,6 +51,9 @@ class Behaviour:
     positions: Integers
     days: Integers
     types: Integers
+    item_offsets: Integers
+    item_positions: Integers
+    item_days: Integers
     habit_offsets: Integers
     habits: pl.DataFrame
 
@@ -61,11 +68,28 @@ class Behaviour:
         """Row of the user of each habits row, [M]."""
         return np.repeat(np.arange(len(self)), np.diff(self.habit_offsets))
 
+    def item_rows(self) -> Integers:
+        """Row of the user of each distinct item, [P]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.item_offsets))
+
     def take(self, rows: Integers, users: Sequence[str]) -> "Behaviour":
         """Behaviour of the users at `rows`, named `users`; a row of -1 is a user nothing is known of."""
         events, offsets = _gather(self.offsets, rows)
+        items, item_offsets = _gather(self.item_offsets, rows)
         kept, habit_offsets = _gather(self.habit_offsets, rows)
-        return Behaviour(self.cutoff, tuple(users), offsets, self.positions[events], self.days[events], self.types[events], habit_offsets, self.habits[kept])
+        return Behaviour(
+            cutoff=self.cutoff,
+            users=tuple(users),
+            offsets=offsets,
+            positions=self.positions[events],
+            days=self.days[events],
+            types=self.types[events],
+            item_offsets=item_offsets,
+            item_positions=self.item_positions[items],
+            item_days=self.item_days[items],
+            habit_offsets=habit_offsets,
+            habits=self.habits[kept],
+        )
 
     def blocks(self, size: int) -> Iterator["Behaviour"]:
         """The users in blocks of at most `size`, in order."""
@@ -82,7 +106,8 @@ class Behaviour:
         if not len(self.positions):
             empty = np.zeros(index.shape, np.int64)
             return empty, empty, empty, lengths
-        return tuple(np.where(is_real, values[index], 0) for values in (self.positions, self.days, self.types)) + (lengths,)  # type: ignore[return-value]
+        positions, days, types = (np.where(is_real, values[index], 0) for values in (self.positions, self.days, self.types))
+        return positions, days, types, lengths
 
 
 class StoredBehaviour:
@@ -95,7 +120,9 @@ class StoredBehaviour:
         self._target_events = bundle.metadata.target_events
         self._vocabulary = bundle.table(VOCABULARY).sort(c.ITEM_ID).with_row_index(POSITION).with_columns(pl.col(POSITION).cast(pl.Int64))
         stored = bundle.table(HABITS)
-        histories = _explode(bundle.table(HISTORIES), (c.ITEM_INDEX, c.EVENT_DAY, c.EVENT_TYPE)).join(self._vocabulary, on=c.ITEM_INDEX, how="inner", maintain_order="left")
+        histories = _explode(bundle.table(HISTORIES), (c.ITEM_INDEX, c.EVENT_DAY, c.EVENT_TYPE)).join(
+            self._vocabulary, on=c.ITEM_INDEX, how="inner", maintain_order="left"
+        )
         self.behaviour = self._pack(histories, stored, self._cutoff)
         self._rows = {user: row for row, user in enumerate(self.behaviour.users)}
         self._items = _item_repeats(stored, self._vocabulary)
@@ -124,17 +151,26 @@ class StoredBehaviour:
         """Users with raw events: stored history and events in order of time; habits counted anew as of `cutoff`."""
         known = self._known([user for user in users if user in self._rows])
         past = pl.DataFrame(
-            {c.USER_ID: np.repeat(np.array(known.users, dtype=object), known.lengths()), POSITION: known.positions, c.EVENT_DAY: known.days, "code": known.types},
-            schema={c.USER_ID: pl.String, POSITION: pl.Int64, c.EVENT_DAY: pl.Int64, "code": pl.Int64},
+            {
+                c.USER_ID: np.repeat(np.array(known.users, dtype=object), known.lengths()),
+                POSITION: known.positions,
+                c.EVENT_DAY: known.days,
+                CODE: known.types,
+            },
+            schema={c.USER_ID: pl.String, POSITION: pl.Int64, c.EVENT_DAY: pl.Int64, CODE: pl.Int64},
         )
-        new = events.select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._code().alias("code"))
-        history = pl.concat([past, new]).sort(c.USER_ID, c.EVENT_DAY, maintain_order=True).group_by(c.USER_ID, maintain_order=True).tail(self._settings.max_history)
+        new = events.select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._code().alias(CODE))
+        history = (
+            pl.concat([past, new]).sort(c.USER_ID, c.EVENT_DAY, maintain_order=True).group_by(c.USER_ID, maintain_order=True).tail(self._settings.max_history)
+        )
         last_moment = pl.lit(cutoff).cast(TIMESTAMP) - pl.duration(microseconds=1)
         counted = events.filter(pl.col(c.EVENT_TYPE).is_in(self._target_events)) if self._target_events else events
-        interactions = pl.concat([
-            _baskets(known.habits),
-            counted.select(c.USER_ID, c.ITEM_ID, pl.min_horizontal(pl.col(c.EVENT_TIME), last_moment).alias(c.EVENT_TIME), pl.lit(1.0).alias(c.QUANTITY)),
-        ])
+        interactions = pl.concat(
+            [
+                _baskets(known.habits),
+                counted.select(c.USER_ID, c.ITEM_ID, pl.min_horizontal(pl.col(c.EVENT_TIME), last_moment).alias(c.EVENT_TIME), pl.lit(1.0).alias(c.QUANTITY)),
+            ]
+        )
         rows = habits(interactions.lazy(), cutoff, self._settings.habit_half_lives_days, items=self._items.lazy(), log_first_day=self._log_first_day).collect()
         return self._pack(history, rows, cutoff)
 
@@ -154,25 +190,51 @@ class StoredBehaviour:
         )
 
     def _code(self) -> pl.Expr:
-        return pl.col(c.EVENT_TYPE).replace_strict(self._event_types, default=UNKNOWN_TYPE, return_dtype=pl.Int64) if self._event_types else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
+        return (
+            pl.col(c.EVENT_TYPE).replace_strict(self._event_types, default=UNKNOWN_TYPE, return_dtype=pl.Int64)
+            if self._event_types
+            else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
+        )
 
     def _pack(self, history: pl.DataFrame, rows: pl.DataFrame, cutoff: date) -> Behaviour:
         """Pack events in order (user_id, position, event_day, event_type or code) and habits rows (user_id, item_id)."""
         users = pl.concat([history[c.USER_ID], rows[c.USER_ID]]).unique().sort()
         order = pl.DataFrame({c.USER_ID: users}).with_row_index(ROW)
-        code = pl.col("code") if "code" in history.columns else self._code()
-        events = history.join(order, on=c.USER_ID, how="left", maintain_order="left").sort(ROW, maintain_order=True).select(ROW, POSITION, c.EVENT_DAY, code.alias("code"))
+        code = pl.col(CODE) if CODE in history.columns else self._code()
+        events = (
+            history.join(order, on=c.USER_ID, how="left", maintain_order="left")
+            .sort(ROW, maintain_order=True)
+            .select(ROW, POSITION, c.EVENT_DAY, code.alias(CODE))
+        )
         packed = rows.join(self._vocabulary.select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner").join(order, on=c.USER_ID, how="left").sort(ROW, POSITION)
+        items = (
+            pl.concat(
+                [
+                    events.select(ROW, POSITION, pl.col(c.EVENT_DAY).cast(pl.Int64).alias(c.LAST_DAY)),
+                    packed.select(ROW, POSITION, pl.col(c.LAST_DAY).cast(pl.Int64)),
+                ]
+            )
+            .group_by(ROW, POSITION)
+            .agg(pl.col(c.LAST_DAY).max())
+            .sort(ROW, POSITION)
+        )
         return Behaviour(
             cutoff=cutoff,
             users=tuple(users),
             offsets=_offsets(events[ROW], len(users)),
-            positions=events[POSITION].to_numpy().astype(np.int64),
-            days=events[c.EVENT_DAY].to_numpy().astype(np.int64),
-            types=events["code"].to_numpy().astype(np.int64),
+            positions=_integers(events[POSITION]),
+            days=_integers(events[c.EVENT_DAY]),
+            types=_integers(events[CODE]),
+            item_offsets=_offsets(items[ROW], len(users)),
+            item_positions=_integers(items[POSITION]),
+            item_days=_integers(items[c.LAST_DAY]),
             habit_offsets=_offsets(packed[ROW], len(users)),
             habits=packed.drop(ROW),
         )
+
+
+def _integers(column: pl.Series) -> Integers:
+    return column.to_numpy().astype(np.int64)
 
 
 def _explode(table: pl.DataFrame, lists: tuple[str, ...]) -> pl.DataFrame:

@@ -144,7 +144,16 @@ def read_bundle(folder: Path | str, *, verify: bool = True) -> Bundle:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    missing = [name for name in [*(f"{table}.parquet" for table in REQUIRED_TABLES), *(f"{NETWORKS}/{name}" for name in REQUIRED_NETWORKS)] if name not in manifest.files]
+    missing = [
+        name
+        for name in [*(f"{table}.parquet" for table in REQUIRED_TABLES), *(f"{NETWORKS}/{name}" for name in REQUIRED_NETWORKS)]
+        if name not in manifest.files
+    ]
+    outside = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise BundleError(
+            f"bundle {folder}: {MANIFEST} lists {', '.join(outside)}, which is not inside the folder. It was not written by `write_bundle`; do not use it."
+        )
     if missing:
         raise BundleError(f"bundle {folder}: {', '.join(missing)} not listed in {MANIFEST}. It was not written by `write_bundle`; make it again.")
     if verify:
@@ -186,7 +195,9 @@ def _check_vocabulary(vocabulary: pl.DataFrame) -> None:
     repeated = vocabulary.filter(pl.col(c.ITEM_INDEX).is_duplicated() | pl.col(c.ITEM_ID).is_duplicated() | (pl.col(c.ITEM_INDEX) < 0))
     if not vocabulary.height or repeated.height:
         example = repeated.row(0) if repeated.height else "no rows at all"
-        raise BundleError(f"vocabulary: expected one row per item with its own item_index, found {repeated.height} rows that are not ({example}). Build it with `grow_vocabulary`.")
+        raise BundleError(
+            f"vocabulary: expected one row per item with its own item_index, found {repeated.height} rows that are not ({example}). Build it with `grow_vocabulary`."
+        )
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -219,7 +230,9 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:
-        raise BundleError(f"bundle {folder}: {MANIFEST} does not fit its format: {error.errors()[0]['loc']} {error.errors()[0]['msg']}. Make the bundle again.") from error
+        raise BundleError(
+            f"bundle {folder}: {MANIFEST} does not fit its format: {error.errors()[0]['loc']} {error.errors()[0]['msg']}. Make the bundle again."
+        ) from error
 
 
 def _verify(folder: Path, files: Mapping[str, str]) -> None:
@@ -229,4 +242,6 @@ def _verify(folder: Path, files: Mapping[str, str]) -> None:
             raise BundleError(f"bundle {folder}: {name} is missing. Download the version again.")
         found = _sha256(path)
         if found != digest:
-            raise BundleError(f"bundle {folder}: {name} has sha256 {found[:12]}, {MANIFEST} says {digest[:12]}: damaged or changed after writing. Download the version again.")
+            raise BundleError(
+                f"bundle {folder}: {name} has sha256 {found[:12]}, {MANIFEST} says {digest[:12]}: damaged or changed after writing. Download the version again."
+            )

@@ -102,7 +102,9 @@ def _read_head(path: Path) -> Head:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise BundleError(f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head format {HEAD_FORMAT}. Export the networks again.") from error
+        raise BundleError(
+            f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head format {HEAD_FORMAT}. Export the networks again."
+        ) from error
 
 
 def _by_position(table: NDArray[Any] | None, positions: Integers) -> tuple[NDArray[np.bool_], Floats | None]:

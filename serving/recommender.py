@@ -132,10 +132,11 @@ class Recommender:
         exclude
             Items nobody gets (a sequence), or rows user_id, item_id of what single users do not get. Unknown items are ignored.
         candidates
-            Items offered; default: those with an event before the cut-off or declared available by the catalogue, where not yet or no longer available is left out.
+            Items offered; default: those with an event before the cut-off or declared available by the catalogue; what is not yet or no
+            longer available on the date is left out.
         histories
-            Raw events (one row per event or lists per user; user_id, item_id, event_time, event_type) that come on top of what the bundle
-            knows: unknown users, running sessions. Unknown items are ignored.
+            Raw events (one row per event or lists per user; user_id, item_id, event_time, event_type) that come on top of what the
+            bundle knows: unknown users, running sessions. Unknown items are ignored.
         region
             Region whose season is asked for; one the bundle does not know gets the season of all.
 
@@ -215,7 +216,14 @@ class Recommender:
             if user in excluded:
                 scores[row, excluded[user]] = -np.inf
         users, ranks, best = _top_k(scores, question.k)
-        return _Answer(users, ranks, best, taste[users, best], _look_up(rows * len(self.item_ids) + positions, habit, users * len(self.item_ids) + best), question.season[best])
+        return _Answer(
+            users,
+            ranks,
+            best,
+            taste[users, best],
+            _look_up(rows * len(self.item_ids) + positions, habit, users * len(self.item_ids) + best),
+            question.season[best],
+        )
 
     # ---- the three parts ------------------------------------------------------------------------------------------------
 
@@ -223,7 +231,7 @@ class Recommender:
         """Taste of all items for a block of users, [B, I], centred over the candidates that have vectors; zero without a history or a vector."""
         head, networks = self.networks.list_head(question.list_name), self.networks
         taste = np.zeros((len(block), len(self.item_ids)), np.float32)
-        has_history = (np.diff(block.habit_offsets) > 0) | (block.lengths() > 0)
+        has_history = np.diff(block.item_offsets) > 0
         if not has_history.any():
             return taste
         queries = self._queries(block, question.request_date) if head.encoder_weight else None
@@ -266,9 +274,9 @@ class Recommender:
         networks = self.networks
         if networks.linear_in is None or networks.linear_out is None:
             raise BundleError("head.json has linear terms, but vectors.safetensors has no linear_in and linear_out. Export the networks again.")
-        rows, positions = block.habit_rows(), block.habits[POSITION].to_numpy()
+        rows, positions = block.item_rows(), block.item_positions
         weights = _history_weights(block, term.half_life_days)
-        matrix = sp.csr_array((weights, positions, block.habit_offsets), shape=(len(block), len(self.item_ids)))
+        matrix = sp.csr_array((weights, positions, block.item_offsets), shape=(len(block), len(self.item_ids)))
         linear = np.asarray(matrix @ networks.linear_in, dtype=np.float32) @ networks.linear_out.T
         if networks.linear_self is not None:
             linear[rows, positions] -= weights * networks.linear_self[positions]
@@ -308,8 +316,7 @@ class Recommender:
 
     def _items_with_events(self) -> NDArray[np.bool_]:
         flags = np.zeros(len(self.item_ids), bool)
-        flags[self.stored.behaviour.habits[POSITION].to_numpy()] = True
-        flags[self.stored.behaviour.positions] = True
+        flags[self.stored.behaviour.item_positions] = True
         flags[self.positions_of(self._item_weeks[c.ITEM_ID].unique())] = True
         return flags
 
@@ -362,8 +369,8 @@ def request_calendar(features: FeaturesConfig, regions: Iterable[str], request_d
 def _history_weights(block: Behaviour, half_life_days: float | None) -> Floats:
     """Weight of each distinct item of the histories, [M]: 1, or halved with each half-life since its last event before the cut-off."""
     if half_life_days is None:
-        return np.ones(block.habits.height, np.float32)
-    age = (block.cutoff - EPOCH).days - 1 - block.habits[c.LAST_DAY].to_numpy()
+        return np.ones(len(block.item_positions), np.float32)
+    age = np.maximum((block.cutoff - EPOCH).days - 1 - block.item_days, 0)
     return np.exp2(-age / half_life_days).astype(np.float32)
 
 
@@ -387,10 +394,7 @@ def _top_k(scores: Floats, k: int) -> tuple[Integers, Integers, Integers]:
     num_columns = scores.shape[1]
     starts = np.arange(0, num_columns, GROUP)
     maxima = np.maximum.reduceat(scores, starts, axis=1)
-    if k < len(starts):
-        bounds = np.partition(maxima, len(starts) - k, axis=1)[:, len(starts) - k]
-    else:
-        bounds = np.full(len(scores), -np.inf, np.float32)
+    bounds = np.partition(maxima, len(starts) - k, axis=1)[:, len(starts) - k] if k < len(starts) else np.full(len(scores), -np.inf, np.float32)
     rows, ranks, columns = [], [], []
     for row, bound in enumerate(bounds):
         found = np.flatnonzero(scores[row] >= bound)

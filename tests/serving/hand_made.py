@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import polars as pl
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
@@ -17,9 +16,7 @@ from features.habits import HABIT_INPUTS, habits
 from features.histories import histories
 from features.item_weeks import item_weeks
 from features.season import SEASON_INPUTS
-from features.vocabulary import grow_vocabulary
 from serving.bundle import BundleMetadata, write_bundle
-from serving.recommender import Recommender
 
 CUTOFF = date(2024, 7, 1)
 EVENT_TYPES = {"purchase": 1, "view": 2}
@@ -36,7 +33,13 @@ def linear_graph(path: Path, weights: np.ndarray, output: str, *, squeeze: bool)
     else:
         nodes.append(helper.make_node("Identity", ["product"], [output]))
     shape = ["N"] if squeeze else ["N", weights.shape[1]]
-    _save(path, nodes, [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, ["N", weights.shape[0]])], [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)], initializers)
+    _save(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("inputs", TensorProto.FLOAT, ["N", weights.shape[0]])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+        initializers,
+    )
 
 
 def encoder_graph(path: Path, vectors: np.ndarray, lead_weight: float) -> None:
@@ -119,7 +122,9 @@ def events(rows: Sequence[tuple[str, str, str]]) -> pl.DataFrame:
     )
 
 
-def write_small_bundle(folder: Path, networks: Path, interactions: pl.DataFrame, vocabulary: pl.DataFrame, *, cutoff: date = CUTOFF, catalogue: pl.DataFrame | None = None) -> BundleRef:
+def write_small_bundle(
+    folder: Path, networks: Path, interactions: pl.DataFrame, vocabulary: pl.DataFrame, *, cutoff: date = CUTOFF, catalogue: pl.DataFrame | None = None
+) -> BundleRef:
     """Bundle of these events, its tables made by `features`."""
     lazy = interactions.lazy()
     if catalogue is None:
