@@ -49,6 +49,7 @@ class JobResult(Reference):
     metrics: dict[str, float]
     seconds: float
     world_size: int = 1
+    job_digest: str = Field(default="", description="digest of the job; a folder with the same one holds the finished work")
 
 
 def content_digest(paths: Iterable[Path], root: Path | None = None) -> str:
@@ -91,6 +92,7 @@ class IngestReport(Reference):
     rows_quarantined: int
     rows_deleted: int = 0
     rows_known: int = 0
+    rows_erased: int = Field(default=0, description="rows of earlier ingests removed because their user asked for it; not part of rows_in")
     quarantined_by_rule: dict[str, int] = {}
     changed_months: tuple[str, ...] = ()
     watermark: str | None = Field(default=None, description="latest event_time stored, ISO, UTC")

@@ -1,12 +1,16 @@
 """Where events come from and how their columns are read."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, model_validator
 
 from contracts.sections.base import Section
 
 Dataset = Literal["table", "complete_journey", "online_retail_ii", "amazon_reviews", "flickr_trips", "hotel_bookings", "synthetic"]
+
+EventType = Literal["view", "click", "cart", "purchase", "rating", "play", "booking"]
+EVENT_TYPES: Final[tuple[str, ...]] = get_args(EventType)
 
 
 class ColumnMapping(Section):
@@ -53,19 +57,30 @@ class SourceConfig(Section):
     dataset: Annotated[Dataset, Field(title="Data set", description="`table` reads `uri` with the mapping below; the others are ready data sets.")] = "table"
     uri: Annotated[
         str | None,
-        Field(title="Address", description="File, glob or folder, local or any fsspec address (s3://, gs://, https://; a zip is opened). ${NAME} is read from the environment."),
+        Field(
+            title="Address",
+            description="File, glob or folder, local or any fsspec address (s3://, gs://, https://; a zip is opened). ${NAME} is read from the environment.",
+        ),
     ] = None
     catalogue_uri: Annotated[str | None, Field(title="Catalogue address", description="As `uri`, one row per item.")] = None
     deletions_uri: Annotated[str | None, Field(title="Deletions address", description="As `uri`: user_id, requested_at; applied at ingest.")] = None
-    file_format: Annotated[Literal["auto", "csv", "parquet", "ipc", "excel"], Field(description="`auto` goes by the ending.")] = "auto"
+    file_format: Annotated[Literal["auto", "csv", "parquet", "ipc", "excel", "jsonl"], Field(description="`auto` goes by the ending.")] = "auto"
     columns: ColumnMapping = ColumnMapping()
     catalogue_columns: CatalogueMapping = CatalogueMapping()
     time_zone: Annotated[str, Field(description="Zone of times that carry none, IANA name.")] = "UTC"
     time_unit: Annotated[Literal["s", "ms", "us", "ns"], Field(description="Unit of integer times since 1970.")] = "s"
     time_format: Annotated[str | None, Field(description="strptime pattern of text times; without it ISO 8601 is expected.")] = None
-    event_types: Annotated[dict[str, str], Field(description="The source's word -> view, click, purchase, rating, play or booking; unknown words go to quarantine.")] = {}
-    default_event_type: Annotated[str, Field(description="Event type where the source has no such column.")] = "purchase"
+    event_types: Annotated[
+        dict[str, EventType], Field(description="The source's word -> ours; a word that is neither here nor one of ours goes to quarantine.")
+    ] = {}
+    default_event_type: Annotated[EventType, Field(description="Event type where the source has no such column.")] = "purchase"
     csv_separator: Annotated[str, Field(min_length=1, max_length=1, description="Separator of CSV files.")] = ","
+    changed_files: Annotated[
+        Literal["refuse", "add"],
+        Field(
+            description="A file already ingested comes back with other content and there are no natural event ids: refuse, or add all its rows. A file that only grew is always continued."
+        ),
+    ] = "refuse"
     has_users: Annotated[bool, Field(description="Off for demand-only data: forecasts are made, no recommender is trained.")] = True
     hash_user_ids: Annotated[bool, Field(description="Replace user ids by a keyed hash before anything is written.")] = False
     hash_key_variable: Annotated[str, Field(description="Environment variable that holds the key; the key itself is never a parameter.")] = "PERENNIAL_HASH_KEY"
@@ -75,4 +90,14 @@ class SourceConfig(Section):
     def _table_needs_an_address(self) -> Self:
         if self.dataset == "table" and not self.uri:
             raise ValueError("source.uri is missing: source.dataset is `table`, which reads a file. Set source.uri, or choose a ready source.dataset.")
+        return self
+
+    @model_validator(mode="after")
+    def _time_zone_is_known(self) -> Self:
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(
+                f"source.time_zone {self.time_zone!r} is not a known zone. Use an IANA name such as UTC, Europe/London or America/New_York."
+            ) from error
         return self
