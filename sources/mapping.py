@@ -120,7 +120,7 @@ def _check_types(raw: pl.DataFrame, wanted: Mapping[str, str], where: str) -> No
             continue
         if ours == c.EVENT_TIME:
             fits, expected = (
-                found.is_temporal() and found not in {pl.Time, pl.Duration} or found.is_numeric() or found == pl.String,
+                (found.is_temporal() and found not in {pl.Time, pl.Duration}) or found.is_numeric() or found == pl.String,
                 "a timestamp, a date, an integer epoch or a text",
             )
         elif ours in _NUMBERS:
@@ -128,9 +128,8 @@ def _check_types(raw: pl.DataFrame, wanted: Mapping[str, str], where: str) -> No
         else:
             fits, expected = found.is_integer() or found.is_float() or found in {pl.String, pl.Categorical, pl.Enum}, "a text or an integer"
         if not fits:
-            raise SourceError(
-                f"{where}: column `{theirs}` ({ours}): expected {expected}, found {found}. Point `source.columns.{ours}` at another column or convert it in the source."
-            )
+            advice = f"Point `source.columns.{ours}` at another column or convert it in the source"
+            raise SourceError(f"{where}: column `{theirs}` ({ours}): expected {expected}, found {found}. {advice}.")
 
 
 def _identifier(raw: pl.DataFrame, column: str) -> pl.Expr:
@@ -262,9 +261,8 @@ def check_time_unit(values: pl.Series, *, unit: str, where: str) -> None:
     others = [other for other in MICROSECONDS if _is_plausible(middle, other)]
     if others:
         years = ", ".join(f"`{other}` gives {_year(middle, other):,.0f}" for other in others)
-        raise SourceError(
-            f"{where}: column `{values.name}` read as `{unit}` since 1970 lies around the year {_year(middle, unit):,.0f}; {years}. Set `source.time_unit: {others[0]}`."
-        )
+        found = f"column `{values.name}` read as `{unit}` since 1970 lies around the year {_year(middle, unit):,.0f}"
+        raise SourceError(f"{where}: {found}; {years}. Set `source.time_unit: {others[0]}`.")
 
 
 def _year(value: float, unit: str) -> float:
@@ -293,7 +291,8 @@ def hash_key(secret: str | None, *, variable: str) -> bytes:
     if secret is None or len(secret) < 16:
         found = "none" if secret is None else f"{len(secret)} characters"
         raise SourceError(
-            f"source.hash_user_ids is on: expected a secret of 16 characters or more in the environment variable {variable}, found {found}. Set it, e.g. to `openssl rand -hex 32`."
+            f"source.hash_user_ids is on: expected a secret of 16 characters or more in the environment variable {variable}, found {found}. "
+            "Set it, e.g. to what `openssl rand -hex 32` prints."
         )
     return hashlib.sha256(secret.encode()).digest()
 

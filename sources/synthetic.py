@@ -279,7 +279,10 @@ def _draw_types(rng: np.random.Generator, count: int, types: tuple[tuple[str, fl
 
 
 def event_frames(config: SyntheticConfig, *, rows_per_frame: int = ROWS_PER_FILE) -> Iterator[pl.DataFrame]:
-    """Events in order of time, a frame of whole days at a time: event_id, user_id, item_id, event_time, event_type, quantity, price, basket_id, platform, region."""
+    """Events in order of time, a frame of whole days at a time.
+
+    Columns: event_id, user_id, item_id, event_time, event_type, quantity, price, basket_id, platform, region.
+    """
     world = build_world(config)
     crowds = tuple(_Crowd(world, region) for region in range(len(REGIONS)))
     users, items = _user_ids(config), _item_ids(config)

@@ -38,8 +38,9 @@ class Declaration:
 
 
 def filled(source: SourceConfig, **values: object) -> SourceConfig:
-    """`source` with the values its author did not set himself."""
-    return source.model_copy(update={name: value for name, value in values.items() if name not in source.model_fields_set})
+    """`source` with `values` where it still has the defaults (which fields were set is lost when a configuration travels as JSON)."""
+    fields = SourceConfig.model_fields
+    return source.model_copy(update={name: value for name, value in values.items() if getattr(source, name) == fields[name].get_default()})
 
 
 def rename_known(raw: pl.LazyFrame, names: Mapping[str, str]) -> pl.LazyFrame:

@@ -34,6 +34,7 @@ _SECOND_SHEET_STARTS: Final = dt.datetime(2010, 12, 1, 8, 26)  # noqa: DTZ001  (
 # The log has no categories; these are read from the titles, first match wins: the occasion, where there is one, else the use.
 _CATEGORIES: Final = (
     ("Occasion > Christmas", r"christmas|xmas|advent|santa|snow|reindeer|robin|angel|nativity|bauble|tinsel|stocking|noel|rudolph|sleigh|wreath"),
+    ("Warmth", r"hot water bottle|hand warmer|scarf|glove|slipper|blanket|throw|hottie"),
     ("Occasion > Easter", r"easter|bunny|chick|\begg"),
     ("Occasion > Valentine", r"valentine|cupid|\blove\b"),
     ("Occasion > Birthday", r"birthday"),
@@ -41,17 +42,19 @@ _CATEGORIES: Final = (
     ("Occasion > Cards and wrap", r"\bcards?\b|\bwrap|gift tag|ribbon|gift bag|tissue"),
     ("Outdoors > Garden", r"garden|parasol|watering|plant|flower pot|herb|bird ?(house|feeder|table)|windmill|bench|lantern"),
     ("Outdoors > Picnic and beach", r"picnic|beach|umbrella|\brain|deck ?chair|cool ?bag|water bottle|travel|luggage|passport"),
-    ("Warmth", r"hot water bottle|hand warmer|scarf|glove|slipper|blanket|throw|hottie"),
     ("Kitchen > Baking", r"cake|baking|cookie|pastry|muffin|jelly mould|recipe|spoons?|whisk|apron|oven"),
-    ("Kitchen > Table", r"mug|cup|plate|bowl|teapot|tea |jug|cutlery|napkin|coaster|doil|tray|glass(?!es)|beaker|saucer|coffee|egg cup"),
+    ("Kitchen > Table", r"mug|cup|plate|bowl|teapot|tea |jug|cutlery|napkin|coaster|doil|tray|glass\b|beaker|saucer|coffee|egg cup|butter dish"),
     ("Kitchen > Storage", r"\bjars?\b|\btins?\b|bread|pantry|biscuit|kitchen|bottle|lunch box|snack"),
     ("Bags", r"\bbags?\b|shopper|purse|rucksack|backpack|tote|wallet"),
-    ("Jewellery", r"necklace|bracelet|earring|\bring\b|brooch|bangle|jewel|hair|pendant|charm|bead"),
+    ("Jewellery", r"necklace|bracelet|earring|\bring\b|brooch|bangle|jewel|\bhair|pendant|charm|bead"),
     ("Home > Light and candles", r"light|candle|lamp|incense|chandelier"),
-    ("Home > Signs and walls", r"sign\b|block word|clock|frame|picture|wall|mirror|canvas|art|chalkboard|letter"),
-    ("Home > Furniture and textiles", r"cushion|doormat|curtain|cabinet|drawer|stool|chair|table|rug|quilt|hook|hanger|knob|door|towel|bath|soap"),
+    ("Home > Signs and walls", r"sign\b|block word|clock|frame|picture|wall|mirror|canvas|\bart\b|chalkboard|letter|memoboard|black ?board"),
+    ("Home > Furniture and textiles", r"cushion|doormat|curtain|cabinet|drawer|stool|chair|table|rug|quilt|hook|hanger|knob|door|towel|bath|soap|rack|pegs"),
     ("Stationery", r"pencil|pens?\b|notebook|stationery|paper|eraser|sticker|tape|book|journal|calendar|magnet|stamp|sewing|craft|knit"),
-    ("Toys and children", r"toy|game|child|baby|doll|puzzle|skittle|jigsaw|playhouse|soldier|spaceboy|circus|robot|kite|teddy|skipping|kids"),
+    (
+        "Toys and children",
+        r"toy|game|child|baby|doll|puzzle|skittle|jigsaw|playhouse|soldier|spaceboy|circus|robot|kite|teddy|skipping|kids|spinning top|crayon|colouring|modelling clay|bingo|ladders|paint set|glider|dinosaur|chalk stick|sporting",
+    ),
     ("Home > Decoration", r"decoration|heart|ornament|hanging|flower|vase|box|basket|holder|trinket|bird|butterfly|star|wicker|zinc|metal"),
 )
 
