@@ -47,14 +47,22 @@ class Outcome:
     rows_query: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
+class Checked:
+    """A suite and its outcomes."""
+
+    suite: str
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
 class Run:
-    """One database, one context; `connection` is for views and for reading failing rows."""
+    """One database, one context; `connection` is for views and for reading failing rows. `checked` grows with every suite."""
 
     connection: duckdb.DuckDBPyConnection
     context: "AbstractDataContext"
     folder: Path
-    suites: list[str] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
 
     def check(self, view: str, suite: "ExpectationSuite", *, key: tuple[str, ...] = ()) -> list[Outcome]:
         """Check a suite against a view; outcomes in the suite's order. An exception inside an expectation is a critical failure.
@@ -62,14 +70,17 @@ class Run:
         `key` names the columns by which a failing row is told (`Outcome.rows_query`).
         """
         gx = load_great_expectations()
+        from great_expectations.core.run_identifier import RunIdentifier
+
         rows = self.context.data_sources.get(SOURCE)
         batch = rows.add_table_asset(view, table_name=view).add_batch_definition_whole_table("all")
         stored = self.context.suites.add(suite)
         definition = self.context.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=batch, suite=stored))
-        result = definition.run(result_format={"result_format": "SUMMARY"})
-        self.suites.append(suite.name)
+        result = definition.run(result_format={"result_format": "SUMMARY"}, run_id=RunIdentifier(run_name="check"))
         found = {_identity(one.expectation_config): one for one in result.results}
-        return [_outcome(expectation, found[_identity(expectation.configuration)], batch, key) for expectation in stored.expectations]
+        outcomes = [_outcome(expectation, found[_identity(expectation.configuration)], batch, key) for expectation in stored.expectations]
+        self.checked.append(Checked(suite.name, tuple(outcomes)))
+        return outcomes
 
 
 @contextmanager

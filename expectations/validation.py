@@ -77,7 +77,7 @@ def validate_interactions(
             *_summary_findings(run, interactions, split, on_table, suites.SUMMARY_VIEW),
             *_group_findings(run, interactions, in_context),
         ]
-        docs = build_data_docs(run)
+        docs = build_data_docs(run, title="Checks of the interactions", facts=_facts(interactions, split))
     report = _report(split, interactions, findings, num_expectations=len(on_rows) + len(on_table) + len(in_context), docs=docs)
     raise_if_critical(report)
     return report
@@ -118,7 +118,7 @@ def validate_table(table: TableRef, config: ValidationConfig, *, folder: Path) -
             in_groups = run.check(group.view, group.suite(), key=group.key)
             findings += _group_findings(run, table, in_groups)
             num_expectations += len(in_groups)
-        docs = build_data_docs(run)
+        docs = build_data_docs(run, title=f"Checks of the table {table.name}", facts=_facts(table, split))
     report = _report(split, table, findings, num_expectations=num_expectations, docs=docs)
     raise_if_critical(report)
     return report
@@ -243,6 +243,10 @@ def _stored_row(run: Run, rows_query: str) -> dict[str, str]:
 
 def _as_text(row: dict[str, Any]) -> dict[str, str]:
     return {column: text if len(text := str(value)) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..." for column, value in row.items() if value is not None}
+
+
+def _facts(table: TableRef, split: _Split) -> dict[str, str]:
+    return {"rows in": f"{table.rows:,}", "accepted": f"{split.accepted.rows:,}", "quarantined": f"{split.rows_quarantined:,}"}
 
 
 def _report(split: _Split, table: TableRef, findings: Sequence[Finding], *, num_expectations: int, docs: Path) -> ValidationReport:
