@@ -41,7 +41,7 @@ from sources.mapping import (
     wanted_columns,
     whole_catalogue,
 )
-from sources.readers import ROW, TABLE, SourceFile, digest_of, find, open_files, reading, require_columns, scan_file
+from sources.readers import ROW, TABLE, SourceFile, expand, find, is_continued, open_files, reading, require_columns, scan_file, shown
 
 Progress = Callable[[str, float], None]
 
@@ -57,6 +57,7 @@ _CATALOGUE: Final = "item_catalogue.parquet"
 _INTERACTIONS: Final = "interactions"
 _QUARANTINE: Final = "quarantine/ingest"
 _KNOWN: Final = "known"
+_READING_SHARE: Final = 0.7  # of the progress bar
 _COLUMNS: Final = (*INTERACTIONS.schema, c.SOURCE_FILE, c.SOURCE_ROW)
 _SET_ASIDE: Final = (*INTERACTIONS.schema, *QUARANTINE_EXTRA, FOUND)
 _ADVICE: Final[Mapping[str, str]] = {
@@ -86,7 +87,6 @@ class _Run:
     folder: Path
     declared: Declaration
     manifest: dict[str, Any]
-    environment: Mapping[str, str]
     key: bytes | None
     deleted: pl.Series
     now: datetime
@@ -99,6 +99,10 @@ class _Run:
     @property
     def staging(self) -> Path:
         return self.folder / staging.STAGING
+
+    def kept_parts(self, table: str) -> list[Path]:
+        """Stored parts that stay; none where everything is read again."""
+        return _parts(self.folder / table) if self.manifest["sources"] else []
 
 
 def ingest(
@@ -127,7 +131,10 @@ def ingest(
     try:
         with staging.exclusive(folder):
             staging.recover(folder)
-            return _ingest(source, folder, environment, now, progress or _silent)
+            try:
+                return _ingest(_expanded(source, environment), folder, environment, now, progress or _silent)
+            finally:
+                staging.discard(folder)
     except PipelineError as error:
         error.step = error.step or "ingest"
         raise
@@ -137,11 +144,15 @@ def _silent(what: str, share: float) -> None:
     """Nobody asked."""
 
 
+def _expanded(source: SourceConfig, environment: Mapping[str, str]) -> SourceConfig:
+    addresses = {"uri": source.uri, "catalogue_uri": source.catalogue_uri, "deletions_uri": source.deletions_uri}
+    return source.model_copy(update={name: expand(address, environment) for name, address in addresses.items() if address is not None})
+
+
 def _ingest(source: SourceConfig, folder: Path, environment: Mapping[str, str], now: datetime, progress: Progress) -> IngestReport:
     declared = declare(source, folder)
     key = hash_key(environment.get(source.hash_key_variable), variable=source.hash_key_variable) if source.hash_user_ids else None
-    deleted = _deleted_users(declared.source, environment, key)
-    run = _Run(folder, declared, _manifest_for(declared, folder, environment, key), environment, key, deleted, now, progress)
+    run = _Run(folder, declared, _manifest_for(declared, folder, key), key, _deleted_users(declared.source, key), now, progress)
     staging.begin(folder)
     intake = _read_sources(run)
     repeated = _repeated(run, intake)
@@ -150,7 +161,7 @@ def _ingest(source: SourceConfig, folder: Path, environment: Mapping[str, str], 
     catalogue = _write_catalogue(run, intake)
     _publish(run, intake, [*months.written, *quarantine.written, *catalogue], [*months.removed, *quarantine.removed])
     by_rule = intake.by_rule + Counter({DUPLICATE: repeated.filter(pl.col(c.RULE) == DUPLICATE).height})
-    parts = _parts(folder / _INTERACTIONS)
+    last_part = _parts(folder / _INTERACTIONS)[-1]
     report = IngestReport(
         interactions=_table_ref("interactions", folder / _INTERACTIONS),
         item_catalogue=_table_ref("item_catalogue", folder / _CATALOGUE) if (folder / _CATALOGUE).exists() else None,
@@ -163,7 +174,7 @@ def _ingest(source: SourceConfig, folder: Path, environment: Mapping[str, str], 
         rows_erased=months.rows_erased + quarantine.rows_erased,
         quarantined_by_rule={rule: count for rule, count in sorted(by_rule.items()) if count},
         changed_months=months.names,
-        watermark=pl.scan_parquet(parts[-1]).select(pl.col(c.EVENT_TIME).max()).collect().item().isoformat(),
+        watermark=pl.scan_parquet(last_part, hive_partitioning=False).select(pl.col(c.EVENT_TIME).max()).collect().item().isoformat(),
     )
     progress(f"{report.rows_accepted:,} events accepted, {report.rows_quarantined:,} set aside", 1.0)
     return report
@@ -181,29 +192,26 @@ def _table_ref(name: str, path: Path) -> TableRef:
     return TableRef(name=name, path=str(path), rows=rows, columns=columns, digest=content_digest(parts, path if path.is_dir() else None))
 
 
-def _silent(what: str, share: float) -> None:
-    """Nobody asked."""
-
-
 # ---- what is known before the first row is read
 
 
-def _manifest_for(declared: Declaration, folder: Path, environment: Mapping[str, str], key: bytes | None) -> dict[str, Any]:
+def _manifest_for(declared: Declaration, folder: Path, key: bytes | None) -> dict[str, Any]:
     """Manifest of the stored state, or an empty one if all of it must be, and can be, read again.
 
     Raises SourceError if stored rows were read under another configuration (or user ids hashed with another key) from files that are gone.
     """
-    fresh = {"format": _FORMAT, "configuration": _configuration_digest(declared), "hash_key": key and hash_ids(pl.Series(["key"]), key).item(), "sources": {}}
+    fingerprint = None if key is None else hash_ids(pl.Series(["key"]), key).item()
+    fresh: dict[str, Any] = {"format": _FORMAT, "configuration": _configuration_digest(declared), "hash_key": fingerprint, "sources": {}}
     path = folder / _MANIFEST
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else fresh
-    same = {name: value for name, value in stored.items() if name in fresh and name != "sources"} == {name: fresh[name] for name in fresh if name != "sources"}
-    if same:
+    if all(stored.get(name) == fresh[name] for name in fresh if name != "sources"):
         return dict(stored)
-    gone = [] if declared.is_regenerated else sorted(entry["name"] for key, entry in stored["sources"].items() if key not in _keys_now(declared, environment))
+    present = set(stored["sources"]) if declared.is_regenerated else _keys_now(declared.source)
+    gone = sorted(entry["name"] for key, entry in stored["sources"].items() if key not in present)
     if gone:
         raise SourceError(
-            f"{folder}: its events were read under another configuration (mapping, zone, event types or hash key), and {len(gone):,} of the files they came from "
-            f"are gone (first `{gone[0]}`), so they cannot be read again. Restore the files, restore the configuration, or use another `storage_root`."
+            f"{folder}: its events were read under another configuration (mapping, zone, event types or hash key), and {len(gone):,} of the files "
+            f"they came from are gone (first `{gone[0]}`): they cannot be read again. Restore files or configuration, or use another `storage_root`."
         )
     return fresh
 
@@ -213,9 +221,8 @@ def _configuration_digest(declared: Declaration) -> str:
     return text_digest(declared.source.model_dump_json(exclude=elsewhere), *(f"{name}:{rule}" for name, rule in declared.rules.items()))
 
 
-def _keys_now(declared: Declaration, environment: Mapping[str, str]) -> set[str]:
-    source = declared.source
-    located = find(_address(source), environment=environment, file_format=source.file_format)
+def _keys_now(source: SourceConfig) -> set[str]:
+    located = find(_address(source), file_format=source.file_format)
     return {file.key for place in located for file in open_files(place, file_format=source.file_format)}
 
 
@@ -225,13 +232,11 @@ def _address(source: SourceConfig) -> str:
     return source.uri
 
 
-def _deleted_users(source: SourceConfig, environment: Mapping[str, str], key: bytes | None) -> pl.Series:
+def _deleted_users(source: SourceConfig, key: bytes | None) -> pl.Series:
     """Ids, as they are stored, of the users who asked to be forgotten: all their rows go, of any time."""
     if source.deletions_uri is None:
         return pl.Series(c.USER_ID, [], dtype=pl.String)
-    tables = [
-        scan_file(file, csv_separator=source.csv_separator) for place in find(source.deletions_uri, environment=environment) for file in open_files(place)
-    ]
+    tables = [scan_file(file, csv_separator=source.csv_separator) for place in find(source.deletions_uri) for file in open_files(place)]
     ids = []
     for table in tables:
         require_columns(table.collect_schema().names(), {"deletions": c.USER_ID}, where="source.deletions_uri")
@@ -247,17 +252,15 @@ def _deleted_users(source: SourceConfig, environment: Mapping[str, str], key: by
 def _read_sources(run: _Run) -> _Intake:
     """Map every row not seen before into `.staging`: usable ones by month, the others with their rule."""
     intake, source = _Intake(), run.source
-    located = find(_address(source), environment=run.environment, file_format=source.file_format)
+    located = find(_address(source), file_format=source.file_format)
     scratch = None if run.key is not None else run.staging / "fetched"  # copies on disk would hold the ids in clear
     for number, place in enumerate(located):
-        share = number / len(located)
         for file in open_files(place, file_format=source.file_format, scratch=scratch):
-            run.progress(f"reading {file.name}", 0.7 * share)
-            _read_file(run, intake, file)
+            _read_file(run, intake, file, share=(number / len(located), 1 / len(located)))
     return intake
 
 
-def _read_file(run: _Run, intake: _Intake, file: SourceFile) -> None:
+def _read_file(run: _Run, intake: _Intake, file: SourceFile, share: tuple[float, float]) -> None:
     seen = {**run.manifest["sources"], **intake.sources}
     if file.key in seen:
         intake.rows_in += seen[file.key]["rows"]
@@ -270,13 +273,24 @@ def _read_file(run: _Run, intake: _Intake, file: SourceFile) -> None:
     require_columns(names, {f"source.columns.{ours}": theirs for ours, theirs in wanted.items()}, where=file.name)
     num_before = _rows_of_shorter_version(run, file)
     needed = dict.fromkeys([*wanted.values(), *(root for rule in run.declared.rules.values() for root in rule.meta.root_names()), ROW, TABLE])
-    num_rows = num_before + _map_batches(run, intake, file, rows.select(*needed).filter(pl.col(ROW) > num_before), len(seen))
+    progress = _reading_progress(run, file, share)
+    num_rows = num_before + _map_batches(run, intake, file, rows.select(*needed).filter(pl.col(ROW) > num_before), len(seen), progress)
     intake.rows_in += num_before
     intake.rows_known += num_before
     intake.sources[file.key] = {"name": file.name, "rows": num_rows, "num_bytes": file.num_bytes, "digest": file.digest, "read_at": run.now.isoformat()}
     if run.declared.catalogue_of_events is not None:
         with reading(file.name):
             intake.titles.append(whole_catalogue(run.declared.catalogue_of_events(rows).collect()))
+
+
+def _reading_progress(run: _Run, file: SourceFile, share: tuple[float, float]) -> Callable[[int], None]:
+    start, length = share
+
+    def tell(num_rows: int) -> None:
+        done = min(1.0, num_rows / file.num_rows_about) if file.num_rows_about else 0.5
+        run.progress(f"reading {file.name}: {num_rows:,} rows", _READING_SHARE * (start + length * done))
+
+    return tell
 
 
 def _rows_of_shorter_version(run: _Run, file: SourceFile) -> int:
@@ -288,8 +302,7 @@ def _rows_of_shorter_version(run: _Run, file: SourceFile) -> int:
     if not earlier or run.source.columns.event_id is not None:
         return 0
     for entry in sorted(earlier, key=lambda entry: -entry["num_bytes"]):
-        can_grow = file.file_format in {"csv", "jsonl"} and not file.name.lower().endswith(".gz") and entry["num_bytes"] < file.num_bytes
-        if can_grow and digest_of(file.content, entry["num_bytes"])[0] == entry["digest"]:
+        if file.can_grow and is_continued(file, entry["num_bytes"], entry["digest"]):
             return int(entry["rows"])
     if run.source.changed_files == "add":
         return 0
@@ -299,7 +312,7 @@ def _rows_of_shorter_version(run: _Run, file: SourceFile) -> int:
     )
 
 
-def _map_batches(run: _Run, intake: _Intake, file: SourceFile, rows: pl.LazyFrame, number: int) -> int:
+def _map_batches(run: _Run, intake: _Intake, file: SourceFile, rows: pl.LazyFrame, number: int, progress: Callable[[int], None]) -> int:
     """Write the mapped rows of one file to `.staging`; the number of rows."""
     num_rows, by_rule, example = 0, Counter[str](), ""
     for index, batch in enumerate(_batches(rows, file)):
@@ -307,7 +320,7 @@ def _map_batches(run: _Run, intake: _Intake, file: SourceFile, rows: pl.LazyFram
             check_time_unit(batch[run.source.columns.event_time], unit=run.source.time_unit, where=file.name)
         events = map_events(batch, run.source, where=file.name, key=file.key, rules=run.declared.rules, hash_key=run.key)
         num_rows += events.height
-        kept = events.filter(~pl.col(c.USER_ID).is_in(run.deleted.implode()).fill_null(value=False)) if len(run.deleted) else events
+        kept = _without(run.deleted, events)
         intake.rows_deleted += events.height - kept.height
         set_aside = kept.filter(~IS_MAPPED)
         by_rule.update(dict(set_aside[c.RULE].value_counts().iter_rows()))
@@ -317,7 +330,7 @@ def _map_batches(run: _Run, intake: _Intake, file: SourceFile, rows: pl.LazyFram
         for (month,), part in mapped.partition_by(c.MONTH, as_dict=True, include_key=False, maintain_order=True).items():
             _write_staged(run.staging / "months" / str(month) / f"{number:06d}-{index:06d}.parquet", part)
         intake.rows_mapped += mapped.height
-        run.progress(f"reading {file.name}: {num_rows:,} rows", 0.35)
+        progress(num_rows)
     intake.rows_in += num_rows
     intake.by_rule += by_rule
     if num_rows >= HOPELESS_ROWS and by_rule.total() == num_rows:
@@ -358,7 +371,7 @@ def _repeated(run: _Run, intake: _Intake) -> pl.DataFrame:
     chunks = sorted((run.staging / "months").rglob("*.parquet"), key=lambda path: path.name)
     if run.source.columns.event_id is None or not chunks:
         return pl.DataFrame(schema={c.SOURCE_FILE: pl.String, c.SOURCE_ROW: pl.Int64, c.RULE: pl.String})
-    stored = _parts(run.folder / _INTERACTIONS) if run.manifest["sources"] else []
+    stored = run.kept_parts(_INTERACTIONS)
     num_passes = math.ceil(intake.rows_mapped / IDS_PER_PASS)
     found = []
     for number in range(num_passes):
@@ -371,7 +384,7 @@ def _repeated(run: _Run, intake: _Intake) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def _known_ids(stored: Sequence[Path], new: pl.LazyFrame) -> pl.Series:
+def _known_ids(stored: list[Path], new: pl.LazyFrame) -> pl.Series:
     if not stored:
         return pl.Series(c.EVENT_ID, [], dtype=pl.String)
     ids = pl.scan_parquet(stored, hive_partitioning=False).select(c.EVENT_ID)
@@ -390,44 +403,46 @@ class _Rewritten:
 
 def _merge_months(run: _Run, repeated: pl.DataFrame) -> _Rewritten:
     """Write the new part of every month that has new rows or loses some to a deletion."""
-    stored = {path.parent.name.removeprefix("month="): path for path in _parts(run.folder / _INTERACTIONS)}
+    kept = {_month(path): path for path in run.kept_parts(_INTERACTIONS)}
     new: dict[str, list[Path]] = {}
     for path in sorted((run.staging / "months").rglob("*.parquet")):
         new.setdefault(path.parent.name, []).append(path)
-    kept = stored if run.manifest["sources"] else {}
     erasing = {month: num for month, path in kept.items() if (num := _rows_of(run.deleted, path))}
-    written, removed, names = [], [str(path.relative_to(run.folder)) for month, path in stored.items() if month not in kept and month not in new], []
+    written, names, emptied = [], [], set()
     touched = sorted(new.keys() | erasing.keys())
     for number, month in enumerate(touched):
-        run.progress(f"writing {month}", 0.7 + 0.3 * number / len(touched))
+        run.progress(f"writing {month}", _READING_SHARE + (1 - _READING_SHARE) * number / len(touched))
         name = f"{_INTERACTIONS}/month={month}/part.parquet"
         part = _merge(run, repeated, month, kept.get(month), new.get(month, []))
         if part is None:
             continue
         names.append(month)
         if part.is_empty():
-            removed += [name] if month in stored else []
+            emptied.add(month)
         else:
             _write_part(run.staging / name, part)
             written.append(name)
-    return _Rewritten(tuple(written), tuple(removed), tuple(names), sum(erasing.values()))
+    gone = [path for path in _parts(run.folder / _INTERACTIONS) if _month(path) in emptied or (_month(path) not in kept and _month(path) not in names)]
+    return _Rewritten(tuple(written), tuple(str(path.relative_to(run.folder)) for path in gone), tuple(names), sum(erasing.values()))
+
+
+def _month(part: Path) -> str:
+    return part.parent.name.removeprefix("month=")
 
 
 def _merge(run: _Run, repeated: pl.DataFrame, month: str, stored: Path | None, chunks: Sequence[Path]) -> pl.DataFrame | None:
     """Rows of one month: the stored ones first, then the new ones in source order, stably by time. None if nothing changes."""
-    before = [pl.read_parquet(stored, hive_partitioning=False)] if stored else []
-    rows = pl.concat([*(_without(run.deleted, frame) for frame in before), *(pl.read_parquet(path, hive_partitioning=False) for path in chunks)])
-    if repeated.height and chunks:
-        marked = rows.join(repeated, on=[c.SOURCE_FILE, c.SOURCE_ROW], how="left", maintain_order="left")
-        if before:  # a stored row is never the repeated one, whatever its file was called
-            is_new = pl.int_range(pl.len()) >= _without(run.deleted, before[0]).height
-            marked = marked.with_columns(pl.when(is_new).then(pl.col(c.RULE)).alias(c.RULE))
+    before = pl.read_parquet(stored, hive_partitioning=False) if stored else None
+    kept = [_without(run.deleted, before)] if before is not None else []
+    new = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in chunks]) if chunks else None
+    if new is not None and repeated.height:
+        marked = new.join(repeated, on=[c.SOURCE_FILE, c.SOURCE_ROW], how="left", maintain_order="left")
         duplicates = marked.filter(pl.col(c.RULE) == DUPLICATE).with_columns(pl.lit(None, pl.String).alias(FOUND))
         _write_staged(run.staging / "set_aside" / f"duplicates-{month}.parquet", duplicates.select(_SET_ASIDE))
-        rows = marked.filter(IS_MAPPED).select(_COLUMNS)
-    if before and rows.height == before[0].height:
+        new = marked.filter(IS_MAPPED).select(_COLUMNS)
+    if before is not None and kept[0].height == before.height and (new is None or new.is_empty()):
         return None
-    return rows.select(_COLUMNS).sort(c.EVENT_TIME, maintain_order=True)
+    return pl.concat([*kept, *([new] if new is not None else [])]).sort(c.EVENT_TIME, maintain_order=True)
 
 
 def _without(users: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:
@@ -447,9 +462,8 @@ def _write_part(path: Path, frame: pl.DataFrame) -> None:
 
 def _write_quarantine(run: _Run) -> _Rewritten:
     """One new part for the rows set aside now; older parts without the rows of deleted users."""
-    stored = _parts(run.folder / _QUARANTINE)
-    kept = stored if run.manifest["sources"] else []
-    written, removed, erased = [], [str(path.relative_to(run.folder)) for path in stored if path not in kept], 0
+    kept = run.kept_parts(_QUARANTINE)
+    written, removed, erased = [], [str(path.relative_to(run.folder)) for path in _parts(run.folder / _QUARANTINE) if path not in kept], 0
     for path in kept:
         if num := _rows_of(run.deleted, path):
             name, left = str(path.relative_to(run.folder)), _without(run.deleted, pl.read_parquet(path))
@@ -475,7 +489,7 @@ def _write_catalogue(run: _Run, intake: _Intake) -> list[str]:
     stored = [pl.read_parquet(path)] if path.exists() and run.manifest["sources"] else []
     tables = [*stored, *intake.titles]
     if source.catalogue_uri is not None:
-        for place in find(source.catalogue_uri, environment=run.environment):
+        for place in find(source.catalogue_uri):
             tables += [_read_catalogue(run, file) for file in open_files(place)]
     if not tables:
         return []
@@ -500,7 +514,8 @@ def _publish(run: _Run, intake: _Intake, written: Sequence[str], removed: Sequen
     if not remaining and not any(name.startswith(_INTERACTIONS) for name in written):
         counts = ", ".join(f"{rule} {count:,}" for rule, count in intake.by_rule.most_common(3)) or "no rows at all"
         raise SourceError(
-            f"{_address(run.source)}: expected events, found {intake.rows_in:,} rows none of which can be used ({counts}). Check the files and `source.columns`."
+            f"{shown(_address(run.source))}: expected events, found {intake.rows_in:,} rows, none of which can be used ({counts}). "
+            "Check the files and `source.columns`."
         )
     manifest = {**run.manifest, "sources": {**run.manifest["sources"], **intake.sources}}
     if not written and not removed and not intake.sources:

@@ -85,6 +85,12 @@ class SourceFile:
     sheet: str | None = None
     digest: str = ""
     num_bytes: int = 0
+    num_rows_about: int | None = None  # for progress only: lines of a text, rows of a Parquet file
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether rows can be appended to the file without changing what was there."""
+        return self.file_format in {"csv", "jsonl"} and not self.name.lower().endswith(".gz")
 
     @property
     def key(self) -> str:
@@ -302,8 +308,10 @@ def _tables(file: SourceFile) -> Iterator[SourceFile]:
         return
     if file.file_format == "parquet":
         _check_parquet_ends(file)
+        with reading(file.name):
+            file = replace(file, num_rows_about=pl.scan_parquet(file.content).select(pl.len()).collect().item())
     if file.file_format in {"csv", "jsonl"}:
-        _check_utf8(file)
+        file = replace(file, num_rows_about=_num_lines(file))
     yield file
 
 
@@ -333,6 +341,15 @@ def open_content(content: Path | bytes) -> IO[bytes]:
     return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
 
 
+def is_continued(file: SourceFile, num_bytes: int, digest: str) -> bool:
+    """Whether the first `num_bytes` of a file have this digest and end with a line: it is the earlier file with rows appended."""
+    if file.num_bytes <= num_bytes or digest_of(file.content, num_bytes)[0] != digest:
+        return False
+    with open_content(file.content) as stream:
+        stream.seek(num_bytes - 1)
+        return b"\n" in stream.read(2)
+
+
 def _check_parquet_ends(file: SourceFile) -> None:
     with open_content(file.content) as stream:
         head = stream.read(4)
@@ -344,7 +361,8 @@ def _check_parquet_ends(file: SourceFile) -> None:
         raise SourceError(f"{file.name}: truncated Parquet, {file.num_bytes:,} bytes without the closing PAR1. It was cut off; fetch or write it again.")
 
 
-def _check_utf8(file: SourceFile) -> None:
+def _num_lines(file: SourceFile) -> int:
+    """Lines of a text; raises SourceError that names the line where it is not UTF-8."""
     decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
     is_packed = file.name.lower().endswith(".gz")
     with open_content(file.content) as raw, gzip.open(raw) if is_packed else raw as stream:
@@ -355,6 +373,7 @@ def _check_utf8(file: SourceFile) -> None:
                 line += error.object[: error.start].count(b"\n")
                 raise SourceError(_not_utf8(file.name, line, error)) from None
             line += chunk.count(b"\n")
+    return line
 
 
 def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> str:

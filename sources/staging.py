@@ -40,8 +40,14 @@ def recover(folder: Path) -> bool:
     if is_decided:
         _carry_out(folder)
     else:
-        shutil.rmtree(staging, ignore_errors=True)
+        discard(folder)
     return is_decided
+
+
+def discard(folder: Path) -> None:
+    """Throw away a change that was not decided; leave a decided one to `recover`."""
+    if not (folder / STAGING / _JOURNAL).exists():
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 
 def begin(folder: Path) -> Path:
@@ -76,7 +82,6 @@ def _carry_out(folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(target)
             _sync(target.parent)
-    # The journal goes last: removed before the other leftovers, it would make them look like a change that was never decided, which is true by now.
     (staging / _JOURNAL).unlink()
     shutil.rmtree(staging, ignore_errors=True)
 
