@@ -58,7 +58,7 @@ def feast_dates(year: int) -> dict[str, list[date]]:
     sunday = easter(year)
     return {
         "new_year": [date(year, 1, 1)],
-        "chinese_new_year": [LunarDate(year, 1, 1).toSolarDate()] if 1900 <= year < 2100 else [],
+        "chinese_new_year": [LunarDate(year, 1, 1).to_solar_date()] if 1900 <= year < 2100 else [],
         "valentines_day": [date(year, 2, 14)],
         "easter": [sunday],
         "orthodox_easter": [easter(year, EASTER_ORTHODOX)],
@@ -108,13 +108,13 @@ def is_southern(country: str) -> bool:
 
 
 def country_holidays(country: str, first: date, last: date) -> dict[date, str]:
-    """Public holidays of a country or subdivision (`US`, `US-NY`) with their names.
+    """Public holidays of a country or subdivision (`US`, `US-NY`) with their names, in English where the library has them.
 
     Raises ValueError for a country the holiday library does not know.
     """
     code, _, subdivision = country.upper().partition("-")
     try:
-        found = holidays.country_holidays(code, subdiv=subdivision or None, years=range(first.year, last.year + 1))
+        found = holidays.country_holidays(code, subdiv=subdivision or None, years=range(first.year, last.year + 1), language="en_US")
     except NotImplementedError as error:
         raise ValueError(f"features.region_countries: expected an ISO country code such as US, GB or US-NY, found {country!r}: {error}") from error
     return {day: name for day, name in sorted(found.items()) if first <= day <= last}

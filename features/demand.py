@@ -224,7 +224,7 @@ def trend(column: str, days: int, *, series: Sequence[str] = SERIES) -> pl.Expr:
 
     num, sum_day, sum_value = total(pl.when(value.is_not_null()).then(1.0)), total(day), total(value)
     slope = (num * total(day * value) - sum_day * sum_value) / (num * total(day * day) - sum_day * sum_day)
-    return pl.when(num.over(series) >= 2).then(slope.over(series)).alias(f"{column}_trend_{days}d")
+    return pl.when(num >= 2).then(slope).over(series).alias(f"{column}_trend_{days}d")
 
 
 def normalised(column: str, days: int, *, series: Sequence[str] = SERIES) -> pl.Expr:

@@ -35,7 +35,7 @@ def week_overlap(first_day_ago: float, last_day_ago: float) -> pl.Expr:
 
 
 def _trailing(column: str, num_weeks: int, skip: int = 0) -> pl.Expr:
-    return pl.col(column).filter(pl.col(c.WEEKS_AGO).is_between(skip, skip + num_weeks - 1)).sum().cast(pl.Float64)
+    return (pl.col(column) * pl.col(c.WEEKS_AGO).is_between(skip, skip + num_weeks - 1)).sum().cast(pl.Float64)
 
 
 def _counts(item_weeks: pl.LazyFrame, last_year: tuple[int, int]) -> pl.LazyFrame:
@@ -99,8 +99,8 @@ def _category_log_lift(weeks: pl.Expr, year: pl.Expr, category: str, shrinkage: 
     return ((weeks.sum().over(of) + pseudo * share) / (weeks.sum().over(c.REGION) + pseudo)).log() - share.log()
 
 
-def _shrunk_index(weeks: pl.Expr, year: pl.Expr, shrinkage: float) -> pl.Expr:
-    """Log season index, item pulled to its category's leaf, leaf to parent, parent to all (which is 1).
+def _shrunk_index(weeks: pl.Expr, year: pl.Expr, existed: pl.Expr, shrinkage: float) -> pl.Expr:
+    """Log season index, item pulled to its category's leaf, leaf to parent, parent to all (which is 1); an item that did not exist takes its leaf's.
 
     Expected count of a part: its year's count times all weeks' count over all year's. Index: (count + k x index above) / (expected + k),
     the posterior mean of a Poisson rate under a gamma prior worth k buyers.
@@ -109,7 +109,7 @@ def _shrunk_index(weeks: pl.Expr, year: pl.Expr, shrinkage: float) -> pl.Expr:
     index: pl.Expr = pl.lit(1.0)
     for of in ([c.REGION, _PARENT], [c.REGION, _PARENT, _LEAF]):
         index = (weeks.sum().over(of) + shrinkage * index) / (rate * year.sum().over(of) + shrinkage)
-    return ((weeks + shrinkage * index) / (rate * year + shrinkage)).log()
+    return pl.when(existed).then((weeks + shrinkage * index) / (rate * year + shrinkage)).otherwise(index).log()
 
 
 # ---- inputs ------------------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def season_proper_features(cutoff: date, request_date: date, *, horizon_days: in
         Feature(
             "season_last_year_log_level", if_known(((last_year + 0.3) / pl.col(c.USERS)).log() + 5), "log of (buyer-weeks of that window + 0.3) / users, + 5", _OF_ITEM
         ),
-        Feature("season_index", if_known(_shrunk_index(last_year, year, shrinkage)), "log season index of that window, item shrunk to category to parent to all", f"{_OF_ITEM}; {_OF_CATEGORY}"),
+        Feature("season_index", if_known(_shrunk_index(last_year, year, existed, shrinkage)), "log season index of that window, item shrunk to category to parent to all", f"{_OF_ITEM}; {_OF_CATEGORY}"),
         Feature("season_last_year_known", known.cast(pl.Float64), "1 where the log reaches back to that window", "first week of the log"),
         Feature("season_existed_last_year", if_known(existed.cast(pl.Float64)), "1 where the item had a sale before that window began", _OF_ITEM),
         Feature("season_category_last_year_lift", if_known(_category_log_lift(last_year, year, _LEAF, shrinkage)), "log lift of the category path in that window", _OF_CATEGORY),
