@@ -196,7 +196,7 @@ def _check_vocabulary(vocabulary: pl.DataFrame) -> None:
     if not vocabulary.height or repeated.height:
         example = repeated.row(0) if repeated.height else "no rows at all"
         raise BundleError(
-            f"vocabulary: expected one row per item with its own item_index, found {repeated.height} rows that are not ({example}). Build it with `grow_vocabulary`."
+            f"vocabulary: expected one row per item with its own item_index, found {repeated.height} other rows ({example}). Build it with `grow_vocabulary`."
         )
 
 

@@ -171,6 +171,15 @@ class Recommender:
         """Default candidates, [I]: an event before the cut-off or declared available by the catalogue, and on offer on the date."""
         return (self._has_events | self._declared_from(request_date)) & ~self._closed_on(request_date)
 
+    def items_in(self, category: str, request_date: date) -> pl.Series:
+        """Default candidates of a date below a category path (itself or anything finer)."""
+        below = pl.DataFrame({c.ITEM_ID: self.item_ids.filter(pl.Series(self.items_on(request_date)))})
+        if c.CATEGORY not in self.item_catalogue.columns:
+            return below[c.ITEM_ID].clear()
+        path = pl.col(c.CATEGORY)
+        inside = self.item_catalogue.filter((path == category) | path.str.starts_with(category + c.CATEGORY_SEPARATOR))
+        return below.join(inside, on=c.ITEM_ID, how="semi", maintain_order="left")[c.ITEM_ID]
+
     def positions_of(self, item_ids: Iterable[str]) -> Integers:
         """Positions of the items that are known; the others are left out."""
         return np.array([self._positions[item] for item in item_ids if item in self._positions], np.int64)

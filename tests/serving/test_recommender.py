@@ -39,7 +39,7 @@ def shop_with(
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    """Four items; taste is the dot product with the newest item's vector, habit is twice the log of the baskets, season grows with the lead for `discover` of older items."""
+    """Four items; taste is the dot product with the newest item's vector, habit is twice the log of the baskets, season is zero."""
     return shop_with(tmp_path_factory.mktemp("shop"))
 
 
@@ -55,7 +55,7 @@ def taste_of(table: pl.DataFrame, user: str) -> dict[str, float]:
 
 
 def test_scores_equal_those_worked_out_by_hand(shop: Recommender) -> None:
-    """Ann's newest item is candle (1, 1): raw taste apple 1, bread 1, candle 2, date 3; mean 7/4. Habit 2 log 2 for two baskets of apple, 0 for one of candle."""
+    """Ann's newest item is candle (1, 1): raw taste apple 1, bread 1, candle 2, date 3; mean 7/4. Habit: 2 log 2 for two baskets of apple, 0 for one."""
     table = shop.rank(["ann"], request_date=JULY, list_name="again", k=4)
     assert table.schema == pl.Schema(RANKINGS.schema)
     assert table["item_id"].to_list() == ["date", "apple", "candle", "bread"]
