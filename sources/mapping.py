@@ -4,6 +4,7 @@ Works on one batch in memory. No row is dropped here: a row that cannot be used 
 and the ingest sets it aside. What is wrong with a whole column (missing, of the wrong type, read in the wrong unit) is a SourceError.
 """
 
+import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from typing import Final
@@ -20,7 +21,7 @@ FOUND: Final = "found"
 IS_MAPPED: Final = pl.col(c.RULE).is_null()
 MICROSECONDS: Final[Mapping[str, float]] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 PLAUSIBLE_YEARS: Final = (1980, 2200)  # of the middle row; single rows outside are the validation's business
-STORED_YEARS: Final = (1800, 2300)  # beyond these a time is a fault of the reading, and nanosecond tools fail
+STORED_TIMES: Final = (dt.datetime(1800, 1, 1, tzinfo=dt.UTC), dt.datetime(2250, 1, 1, tzinfo=dt.UTC))  # nanosecond tools fail beyond
 
 _NUMBERS: Final = (c.QUANTITY, c.PRICE, c.VALUE)
 _TEXTS: Final = (c.BASKET_ID, c.PLATFORM, c.REGION)
@@ -63,7 +64,7 @@ def map_events(
     require_columns(raw.columns, {f"source.columns.{ours}": theirs for ours, theirs in wanted.items()}, where=where)
     _check_types(raw, wanted, where)
     times = event_times(raw[wanted[c.EVENT_TIME]], zone=source.time_zone, unit=source.time_unit, pattern=source.time_format)
-    mapped = {
+    mapped: dict[str, pl.Expr | pl.Series] = {
         c.EVENT_ID: _identifier(raw, wanted[c.EVENT_ID]) if c.EVENT_ID in wanted else pl.format("{}-{}", pl.lit(key[:12]), pl.col(ROW)),
         c.USER_ID: _identifier(raw, wanted[c.USER_ID]),
         c.ITEM_ID: _identifier(raw, wanted[c.ITEM_ID]),
@@ -76,12 +77,11 @@ def map_events(
     }
     built = raw.with_columns(expression.alias(_MAPPED + name) for name, expression in mapped.items())
     faults = _faults(raw, wanted, rules or {})
-    built = built.with_columns(
-        pl.coalesce(*(pl.when(broken).then(pl.lit(rule)) for rule, broken, _ in faults), pl.lit(None, pl.String)).alias(c.RULE),
-        pl.coalesce(*(pl.when(broken).then(found.cast(pl.String)) for _, broken, found in faults if found is not None), pl.lit(None, pl.String)).alias(FOUND),
-    )
-    events = built.select(*(pl.col(_MAPPED + name).alias(name) for name in mapped), c.RULE, FOUND)
-    events = events.with_columns(pl.when(IS_MAPPED).then(None).otherwise(pl.col(FOUND)).alias(FOUND), pl.col(c.QUANTITY).fill_null(1.0))
+    broken = pl.coalesce(*(pl.when(is_broken).then(pl.lit(rule)) for rule, is_broken, _ in faults), pl.lit(None, pl.String))
+    built = built.with_columns(broken.alias(_MAPPED + c.RULE))
+    words = [pl.when(pl.col(_MAPPED + c.RULE) == rule).then(found) for rule, _, found in faults if found is not None]
+    events = built.select(*(pl.col(_MAPPED + name).alias(name) for name in (*mapped, c.RULE)), pl.coalesce(*words, pl.lit(None, pl.String)).alias(FOUND))
+    events = events.with_columns(pl.col(c.QUANTITY).fill_null(1.0))
     return events.with_columns(hash_ids(events[c.USER_ID], hash_key)) if hash_key is not None else events
 
 
@@ -94,7 +94,7 @@ def _faults(raw: pl.DataFrame, wanted: Mapping[str, str], rules: Mapping[str, pl
     times = [
         (f"{c.EVENT_TIME}_null", time_word.is_null(), None),
         (f"{c.EVENT_TIME}_unreadable", built[c.EVENT_TIME].is_null(), _word(raw, wanted[c.EVENT_TIME])),
-        (f"{c.EVENT_TIME}_out_of_range", ~built[c.EVENT_TIME].dt.year().is_between(*STORED_YEARS), _word(raw, wanted[c.EVENT_TIME])),
+        (f"{c.EVENT_TIME}_out_of_range", ~built[c.EVENT_TIME].is_between(*STORED_TIMES), _word(raw, wanted[c.EVENT_TIME])),
     ]
     kinds = [(f"unknown_{c.EVENT_TYPE}", built[c.EVENT_TYPE].is_null(), _word(raw, wanted[c.EVENT_TYPE]))] if c.EVENT_TYPE in wanted else []
     numbers = [

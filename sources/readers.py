@@ -281,11 +281,9 @@ def _is_zip(content: Path | bytes) -> bool:
 
 
 def _zip_members(located: Located, content: Path | bytes, file_format: str, scratch: Path | None) -> Iterator[SourceFile]:
-    try:
-        archive = zipfile.ZipFile(open_content(content))
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"{located.name}: expected a zip archive, found a file that is none or was cut off. Fetch it again.") from error
-    with archive:
+    if not _is_zip(content):
+        raise SourceError(f"{located.name}: expected a zip archive, found a file that is none or was cut off. Fetch it again.")
+    with open_content(content) as packed, zipfile.ZipFile(packed) as archive:
         members = [info for info in archive.infolist() if not info.is_dir() and _is_data_file(PurePosixPath(info.filename).parts, file_format)]
         if not members:
             inside = ", ".join(info.filename for info in archive.infolist()[:5]) or "nothing"
@@ -442,15 +440,19 @@ def _remote_errors(address: str) -> Iterator[None]:
     where = shown(address)
     try:
         yield
-    except FileNotFoundError as error:
-        raise SourceError(f"{where}: no such file. Check the address.") from error
+    except (SourceError, TransientError):
+        raise
     except (ValueError, ImportError) as error:
         raise SourceError(f"{where}: the address cannot be used ({_first_line(error)}). Check its scheme, e.g. s3:// or https://.") from error
     except Exception as error:
-        if isinstance(error, PermissionError) or getattr(error, "status", None) in {401, 403}:
+        cause = error.__cause__ or error  # fsspec calls a web server that does not answer a missing file; the cause knows better
+        status = getattr(cause, "status", None)
+        if isinstance(error, PermissionError) or status in {401, 403}:
             raise SourceError(f"{where}: access refused. Check the credentials the store reads from the environment.") from error
-        if isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith(("aiohttp", "botocore")):
-            raise TransientError(f"{where}: the store did not answer as expected ({type(error).__name__}). It may pass; try again.") from error
+        if isinstance(cause, FileNotFoundError) or status in {404, 410}:
+            raise SourceError(f"{where}: no such file. Check the address.") from error
+        if isinstance(error, OSError) or type(cause).__module__.startswith(("aiohttp", "botocore")):
+            raise TransientError(f"{where}: the store did not answer as expected ({type(cause).__name__}). It may pass; try again.") from error
         raise
 
 

@@ -18,11 +18,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import polars as pl
-from dateutil.easter import easter
 from numpy.typing import NDArray
 
 from contracts.errors import SourceError
@@ -46,8 +45,8 @@ _TASTE_TYPES: Final = (("view", 0.60), ("click", 0.10), ("cart", 0.08), ("purcha
 _TYPES: Final = ("view", "click", "cart", "purchase")
 _PLATFORMS: Final = ("app", "web", "store")
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -169,11 +168,12 @@ def item_weights(world: World, day: int, region: int) -> Floats:
     if date.weekday() >= 5:
         leaf = leaf * world.weekend_lift
     is_alive = (world.item_first <= day) & (day <= world.item_last)
-    return world.popularity * yearly * leaf[world.leaf_of] * is_alive
+    weights: Floats = world.popularity * yearly * leaf[world.leaf_of] * is_alive
+    return weights
 
 
 def _occasion_lift(kind: str, date: dt.date) -> float:
-    """1 without an occasion; else little all year, and eight times as much on its eve as a week and a half before."""
+    """1 without an occasion; else 0.05 all year, rising to 8 on the day with a scale of ten days."""
     if kind == "none":
         return 1.0
     days_before = min((occasion_date(kind, date.year + year) - date).days for year in (0, 1) if occasion_date(kind, date.year + year) >= date)
@@ -183,11 +183,23 @@ def _occasion_lift(kind: str, date: dt.date) -> float:
 def occasion_date(kind: str, year: int) -> dt.date:
     """Date of a moving or fixed occasion."""
     if kind == "easter":
-        return easter(year)
+        return easter_sunday(year)
     if kind == "christmas":
         return dt.date(year, 12, 25)
     first = dt.date(year, 11, 1)
     return first + dt.timedelta(days=(3 - first.weekday()) % 7 + 22)  # the day after the fourth Thursday of November
+
+
+def easter_sunday(year: int) -> dt.date:
+    """Western Easter. Source: J. Meeus, Astronomical Algorithms, chapter 8 (anonymous Gregorian computus)."""
+    century, in_century = divmod(year, 100)
+    golden = year % 19
+    correction = century - century // 4 - (century - (century + 8) // 25 + 1) // 3
+    epact = (19 * golden + correction + 15) % 30
+    weekday = (32 + 2 * (century % 4) + 2 * (in_century // 4) - epact - in_century % 4) % 7
+    late = (golden + 11 * epact + 22 * weekday) // 451
+    month, day = divmod(epact + weekday - 7 * late + 114, 31)
+    return dt.date(year, month, day + 1)
 
 
 def day_counts(world: World) -> Ints:
@@ -197,7 +209,8 @@ def day_counts(world: World) -> Ints:
     christmas = np.array([_occasion_lift("christmas", world.date(int(day))) for day in days])
     intensity = (1 + 0.2 * days / len(days)) * np.where(weekday >= 5, 1.3, 1.0) * (1 + 0.1 * christmas)
     edges = np.rint(np.cumsum(intensity) / intensity.sum() * world.config.num_events).astype(np.int64)
-    return np.diff(edges, prepend=0)
+    counts: Ints = np.diff(edges, prepend=0)
+    return counts
 
 
 class _Crowd:
