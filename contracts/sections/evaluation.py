@@ -14,13 +14,30 @@ class EvaluationConfig(Section):
     """Origins, leads, lists; PROTOCOL: docs/protocol.md."""
 
     origins: Annotated[tuple[date, ...], Field(description="Cut-offs of the evaluation; empty: the latest whose windows lie in the data.")] = ()
+    num_origins: Annotated[int, Field(ge=1, le=100, description="How many origins are taken where `origins` is empty.")] = 3
+    tune_until: Annotated[date | None, Field(description="Windows that end by this day choose the best baseline; none: it is chosen with hindsight only.")] = (
+        None
+    )
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads, days.")] = (0, 28)
     horizon_days: Annotated[int, Field(ge=1, le=366, description="Length of the window, days.")] = 28
     lists: Annotated[tuple[ListName, ...], Field(min_length=1, description="again: anything; discover: only what is new to the user.")] = ("again", "discover")
     baselines: Annotated[
         tuple[str, ...],
         Field(description="Baselines shown beside the recommender."),
-    ] = ("popular_all", "popular_28d", "popular_7d", "last_year_weeks", "habit_90d", "habit_365d", "item_knn", "item_knn*trend", "item_knn*season", "ease", "ease*trend", "ease*season")
+    ] = (
+        "popular_all",
+        "popular_28d",
+        "popular_7d",
+        "last_year_weeks",
+        "habit_90d",
+        "habit_365d",
+        "item_knn",
+        "item_knn*trend",
+        "item_knn*season",
+        "ease",
+        "ease*trend",
+        "ease*season",
+    )
     num_resamples: Annotated[int, Field(ge=100, le=100_000, description="Bootstrap resamples.")] = 2_000
     slices: Annotated[bool, Field(description="Report slices by season, users' activity and items' age.")] = True
 
