@@ -10,9 +10,9 @@ from math import pi
 import holidays
 import numpy as np
 import polars as pl
-from dateutil.easter import EASTER_ORTHODOX, easter
+from dateutil.easter import EASTER_ORTHODOX, easter  # type: ignore[import-untyped]
 from hijridate import Hijri
-from lunardate import LunarDate
+from lunardate import LunarDate  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from contracts import columns as c
@@ -22,7 +22,11 @@ MAX_DISTANCE_DAYS = 400
 _DAY_OF_YEAR_SHIFT = 182  # half a year: what January is to the north, July is to the south
 
 # ISO 3166 codes of countries whose summer is around January; those astride the equator follow the hemisphere most people live in.
-SOUTHERN_COUNTRIES = frozenset("AO AR AS AU BI BO BR BW CC CD CG CK CL CX EC FJ FK GA GS ID KI KM LS MG MU MW MZ NA NC NR NU NZ PE PF PG PN PY RE RW SB SC SH SZ TF TK TL TO TV TZ UY VU WF WS YT ZA ZM ZW".split())
+SOUTHERN_COUNTRIES = frozenset({
+    "AO", "AR", "AS", "AU", "BI", "BO", "BR", "BW", "CC", "CD", "CG", "CK", "CL", "CX", "EC", "FJ", "FK", "GA", "GS", "ID", "KI", "KM", "LS", "MG", "MU",
+    "MW", "MZ", "NA", "NC", "NR", "NU", "NZ", "PE", "PF", "PG", "PN", "PY", "RE", "RW", "SB", "SC", "SH", "SZ", "TF", "TK", "TL", "TO", "TV", "TZ", "UY",
+    "VU", "WF", "WS", "YT", "ZA", "ZM", "ZW",
+})  # fmt: skip
 
 # Lakshmi Puja in India, the evening of the new moon of Kartika. The rule needs local sunset, so the dates stand as a table.
 _DIWALI = {
@@ -104,7 +108,7 @@ def _signed_distance(days: NDArray[np.int64], marks: Sequence[date]) -> NDArray[
 
 def is_southern(country: str) -> bool:
     """Whether a country (ISO code, with or without subdivision: `AU-NSW`) has its summer around January."""
-    return country.split("-")[0].upper() in SOUTHERN_COUNTRIES
+    return country.split("-", maxsplit=1)[0].upper() in SOUTHERN_COUNTRIES
 
 
 def country_holidays(country: str, first: date, last: date) -> dict[date, str]:
@@ -140,7 +144,11 @@ def season_of(day_of_year: int, season_names: Mapping[str, tuple[int, int]], *, 
 def fourier_terms(order: int, column: str = c.DATE) -> list[pl.Expr]:
     """`year_sin_k` and `year_cos_k`, k cycles in 365.25 days, anchored to 1970-01-01: equal for equal dates of any table."""
     angle = 2 * pi * pl.col(column).cast(pl.Int32) / YEAR_DAYS
-    return [wave for k in range(1, order + 1) for wave in ((k * angle).sin().cast(pl.Float32).alias(f"year_sin_{k}"), (k * angle).cos().cast(pl.Float32).alias(f"year_cos_{k}"))]
+    return [
+        wave
+        for k in range(1, order + 1)
+        for wave in ((k * angle).sin().cast(pl.Float32).alias(f"year_sin_{k}"), (k * angle).cos().cast(pl.Float32).alias(f"year_cos_{k}"))
+    ]
 
 
 def _region_dates(table: pl.DataFrame, column: str, region: str) -> list[date]:

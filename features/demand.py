@@ -91,14 +91,18 @@ def demand(
     period_days = PERIOD_DAYS[frequency]
     kept = clip_outliers(before(interactions, end), item_catalogue, clip_quantile)
     ago = (pl.lit(end) - pl.col(c.EVENT_TIME).dt.date()).dt.total_days() - 1
-    events = kept.select(c.ITEM_ID, c.USER_ID, *([c.REGION] if by_region else []), (ago // period_days).cast(pl.Int32).alias("ago"), pl.col(c.QUANTITY).alias(c.UNITS))
+    events = kept.select(
+        c.ITEM_ID, c.USER_ID, *([c.REGION] if by_region else []), (ago // period_days).cast(pl.Int32).alias("ago"), pl.col(c.QUANTITY).alias(c.UNITS)
+    )
     everywhere = events.with_columns(pl.lit(c.ALL_REGIONS).alias(c.REGION))
     rows = pl.concat([everywhere, events.filter(pl.col(c.REGION).is_not_null())], how="diagonal") if by_region else everywhere
     table = pl.concat([_level(rows, level, item_catalogue) for level in levels])
     seen = everywhere.select("ago").unique().with_columns(pl.lit(True).alias(c.IS_OBSERVED))
     complete = _complete(table).join(seen, on="ago", how="left")
     if out_of_stock is not None:
-        complete = complete.join(_missing_stock(out_of_stock, end, period_days), left_on=[c.LEVEL, c.ID, "ago"], right_on=[c.LEVEL, c.ITEM_ID, "ago"], how="left")
+        complete = complete.join(
+            _missing_stock(out_of_stock, end, period_days), left_on=[c.LEVEL, c.ID, "ago"], right_on=[c.LEVEL, c.ITEM_ID, "ago"], how="left"
+        )
     else:
         complete = complete.with_columns(pl.lit(None, dtype=pl.Boolean).alias("missing"))
     return complete.select(
@@ -125,7 +129,13 @@ def _level(rows: pl.LazyFrame, level: Level, item_catalogue: pl.LazyFrame | None
 
 
 def _complete(table: pl.LazyFrame) -> pl.LazyFrame:
-    grid = table.group_by(SERIES).agg(pl.col("ago").max().alias("first")).with_columns(pl.int_ranges(0, pl.col("first") + 1, dtype=pl.Int32).alias("ago")).drop("first").explode("ago")
+    grid = (
+        table.group_by(SERIES)
+        .agg(pl.col("ago").max().alias("first"))
+        .with_columns(pl.int_ranges(0, pl.col("first") + 1, dtype=pl.Int32).alias("ago"))
+        .drop("first")
+        .explode("ago")
+    )
     return grid.join(table, on=[*SERIES, "ago"], how="left")
 
 
@@ -180,9 +190,9 @@ def moving_average(column: str, days: int, *, series: Sequence[str] = SERIES) ->
 
 def sliding(column: str, operation: Literal["sum", "min", "max", "std"], days: int, *, series: Sequence[str] = SERIES) -> pl.Expr:
     """`units_max_28d`, `units_min_28d`, `units_std_28d`, `units_sum_28d` of the days before the row's date."""
-    window = {"by": c.DATE, "window_size": f"{days}d", "closed": "left"}
     value = pl.col(column)
-    rolled = {"sum": value.rolling_sum_by, "min": value.rolling_min_by, "max": value.rolling_max_by, "std": value.rolling_std_by}[operation](**window)
+    roll = {"sum": value.rolling_sum_by, "min": value.rolling_min_by, "max": value.rolling_max_by, "std": value.rolling_std_by}[operation]
+    rolled: pl.Expr = roll(c.DATE, f"{days}d", closed="left")
     return rolled.over(series).alias(f"{column}_{operation}_{days}d")
 
 
@@ -237,7 +247,13 @@ def normalised(column: str, days: int, *, series: Sequence[str] = SERIES) -> pl.
 
 
 def season_index(
-    table: pl.LazyFrame, item_catalogue: pl.LazyFrame | None, *, days: int = 28, shrinkage_units: float = 10.0, column: str = c.UNITS, series: Sequence[str] = SERIES
+    table: pl.LazyFrame,
+    item_catalogue: pl.LazyFrame | None,
+    *,
+    days: int = 28,
+    shrinkage_units: float = 10.0,
+    column: str = c.UNITS,
+    series: Sequence[str] = SERIES,
 ) -> pl.LazyFrame:
     """The table with `units_season_index_28d`: how the coming days of last year stood against all of last year, 1.0 is average.
 
@@ -248,10 +264,14 @@ def season_index(
     not reach back. Needs level `total` in the table; items whose category is not in it are pulled to the total.
     """
     at, k = [c.REGION, c.DATE], shrinkage_units
-    window = _if_whole(_moved(pl.col(column).rolling_sum_by(c.DATE, f"{days}d", closed="left").over(series), YEAR_DAYS - days, series), column, YEAR_DAYS, series)
+    window = _if_whole(
+        _moved(pl.col(column).rolling_sum_by(c.DATE, f"{days}d", closed="left").over(series), YEAR_DAYS - days, series), column, YEAR_DAYS, series
+    )
     year = pl.col(column).rolling_sum_by(c.DATE, f"{YEAR_DAYS}d", closed="left").over(series)
     rows = table.with_columns(window.alias("_window"), year.alias("_year"))
-    total = rows.filter((pl.col(c.LEVEL) == c.TOTAL) & pl.col("_window").is_not_null() & (pl.col("_year") > 0)).select(*at, (pl.col("_window") / pl.col("_year")).alias("_rate"))
+    total = rows.filter((pl.col(c.LEVEL) == c.TOTAL) & pl.col("_window").is_not_null() & (pl.col("_year") > 0)).select(
+        *at, (pl.col("_window") / pl.col("_year")).alias("_rate")
+    )
     rows = rows.join(total, on=at, how="left", maintain_order="left")
 
     def relative(above: pl.Expr) -> pl.Expr:
@@ -277,15 +297,28 @@ def demand_feature_list(
     """Features of a demand row, in column order; what each reads lies strictly before the row's date."""
     return [
         *(Feature(f"{column}_lag_{days}d", lag(column, days, series=series), f"{column} exactly {days} days before", f"{days} days") for days in lag_days),
-        *(Feature(f"{column}_ma_{days}d", moving_average(column, days, series=series), f"mean {column} per period of the {days} days before", f"{days} days") for days in moving_average_days),
+        *(
+            Feature(f"{column}_ma_{days}d", moving_average(column, days, series=series), f"mean {column} per period of the {days} days before", f"{days} days")
+            for days in moving_average_days
+        ),
         *(
             Feature(f"{column}_{operation}_28d", sliding(column, operation, 28, series=series), f"{operation} of {column} over the 28 days before", "28 days")
             for operation in ("min", "max", "std")
         ),
         Feature(f"{column}_active_91d", active_share(column, 91, series=series), f"share of periods with {column} among the 91 days before", "91 days"),
         Feature(f"{column}_growth_28d", growth(column, 28, series=series), f"log ratio of mean {column}, 28 days before over the 28 before those", "56 days"),
-        Feature(f"{column}_last_year_28d", same_window_last_year(column, 28, series=series), f"mean {column} of the 28 days from the same date of last year", "364 days"),
-        Feature(f"{column}_yoy_28d", year_over_year(column, 28, series=series), f"log ratio of mean {column}, 28 days before over the same days last year", "392 days"),
+        Feature(
+            f"{column}_last_year_28d",
+            same_window_last_year(column, 28, series=series),
+            f"mean {column} of the 28 days from the same date of last year",
+            "364 days",
+        ),
+        Feature(
+            f"{column}_yoy_28d",
+            year_over_year(column, 28, series=series),
+            f"log ratio of mean {column}, 28 days before over the same days last year",
+            "392 days",
+        ),
         Feature(f"{column}_trend_91d", trend(column, 91, series=series), f"least-squares slope of {column} over the 91 days before, per day", "91 days"),
     ]
 

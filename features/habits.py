@@ -162,9 +162,13 @@ def habit_features(cutoff: date, request_date: date, *, horizon_days: int = 28, 
             for days in half_lives_days
         ),
         Feature("habit_log_baskets", pl.col(c.BASKETS).log(), "log of the number of baskets", own),
-        Feature("habit_log_units_per_basket", (pl.col(c.UNITS) / pl.col(c.BASKETS)).clip(0.01, 1000).log(), "log of units per basket, clipped to 0.01..1000", own),
+        Feature(
+            "habit_log_units_per_basket", (pl.col(c.UNITS) / pl.col(c.BASKETS)).clip(0.01, 1000).log(), "log of units per basket, clipped to 0.01..1000", own
+        ),
         Feature("habit_log_days_since", since.log1p() - 4, "log of (days from the last basket to the request + 1) - 4", own),
-        Feature("habit_log_interval", interval.log1p() - 3, "log of (own mean interval, one interval of the item added to the user's + 1) - 3", f"{own}; {of_item}"),
+        Feature(
+            "habit_log_interval", interval.log1p() - 3, "log of (own mean interval, one interval of the item added to the user's + 1) - 3", f"{own}; {of_item}"
+        ),
         Feature("habit_log_since_over_interval", overdue, "log of (days since last + 1) / (interval + 1); 0 when due", f"{own}; {of_item}"),
         Feature("habit_due", overdue.tanh() ** 2, "tanh of the former, squared: 0 when due, 1 far from it on either side", f"{own}; {of_item}"),
         Feature("habit_log_user_trips", pl.col(c.USER_TRIPS).log1p() - 3, "log of (the user's active days + 1) - 3", of_user),
@@ -175,7 +179,12 @@ def habit_features(cutoff: date, request_date: date, *, horizon_days: int = 28, 
             f"log of (baskets, half-life {half_life} days, + 0.1) / (active days, half-life 45 days, + 1)",
             f"{own}; {of_user}",
         ),
-        Feature("habit_log_user_days_since", (today - pl.col(c.USER_LAST_DAY)).log1p() - 3, "log of (days from the user's last active day to the request + 1) - 3", of_user),
+        Feature(
+            "habit_log_user_days_since",
+            (today - pl.col(c.USER_LAST_DAY)).log1p() - 3,
+            "log of (days from the user's last active day to the request + 1) - 3",
+            of_user,
+        ),
         Feature(
             "habit_logit_item_repeat",
             (pl.col(c.ITEM_REPEAT_SHARE).clip(0.001, 0.999) / (1 - pl.col(c.ITEM_REPEAT_SHARE).clip(0.001, 0.999))).log(),
@@ -201,7 +210,9 @@ def habit_input_names(half_lives_days: Sequence[int] = HALF_LIVES_DAYS) -> tuple
 HABIT_INPUTS = habit_input_names()
 
 
-def habit_inputs(habits: pl.LazyFrame, request_date: date, *, cutoff: date, horizon_days: int = 28, half_lives_days: Sequence[int] = HALF_LIVES_DAYS) -> pl.LazyFrame:
+def habit_inputs(
+    habits: pl.LazyFrame, request_date: date, *, cutoff: date, horizon_days: int = 28, half_lives_days: Sequence[int] = HALF_LIVES_DAYS
+) -> pl.LazyFrame:
     """The habits table with the network inputs `habit_input_names(half_lives_days)` (Float32, never null) beside it.
 
     Grain and order: unchanged. `cutoff` is the one the table was made at.
@@ -209,4 +220,3 @@ def habit_inputs(habits: pl.LazyFrame, request_date: date, *, cutoff: date, hori
     """
     features = habit_features(cutoff, request_date, horizon_days=horizon_days, half_lives_days=half_lives_days)
     return made_by(habits, cutoff, name="habits").with_columns(float32(features))
-

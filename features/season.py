@@ -125,7 +125,12 @@ def trend_features(shrinkage: float = SHRINKAGE) -> list[Feature]:
 
     return [
         *(
-            Feature(f"trend_lift_{weeks}w", log_lift(distinct[weeks], year, shrinkage=shrinkage), f"log lift of distinct buyers, last {weeks} weeks over last 52", _OF_ITEM)
+            Feature(
+                f"trend_lift_{weeks}w",
+                log_lift(distinct[weeks], year, shrinkage=shrinkage),
+                f"log lift of distinct buyers, last {weeks} weeks over last 52",
+                _OF_ITEM,
+            )
             for weeks in (1, 4, 13)
         ),
         *(
@@ -133,7 +138,12 @@ def trend_features(shrinkage: float = SHRINKAGE) -> list[Feature]:
             for weeks in (1, 4, 13, YEAR_WEEKS)
         ),
         *(
-            Feature(f"trend_log_new_buyers_{weeks}w", level(pl.col(f"new_{weeks}w")), f"log of (first-time buyers of the last {weeks} weeks + 0.3) / users, + 5", _OF_ITEM)
+            Feature(
+                f"trend_log_new_buyers_{weeks}w",
+                level(pl.col(f"new_{weeks}w")),
+                f"log of (first-time buyers of the last {weeks} weeks + 0.3) / users, + 5",
+                _OF_ITEM,
+            )
             for weeks in (4, 13)
         ),
         Feature(
@@ -149,7 +159,12 @@ def trend_features(shrinkage: float = SHRINKAGE) -> list[Feature]:
             _OF_ITEM,
         ),
         Feature("trend_log_age", (7.0 * pl.col("first_week")).log1p() - 4, "log of (days since the first week with a sale + 1) - 4", _OF_ITEM),
-        Feature("trend_log_days_since_sale", (7.0 * pl.col("last_week")).clip(upper_bound=400).log1p() - 2, "log of (days since the last week with a sale, at most 400, + 1) - 2", _OF_ITEM),
+        Feature(
+            "trend_log_days_since_sale",
+            (7.0 * pl.col("last_week")).clip(upper_bound=400).log1p() - 2,
+            "log of (days since the last week with a sale, at most 400, + 1) - 2",
+            _OF_ITEM,
+        ),
         Feature(
             "trend_category_lift_4w",
             _category_log_lift(distinct[4], year, _LEAF, shrinkage),
@@ -182,7 +197,12 @@ def season_proper_features(cutoff: date, request_date: date, *, horizon_days: in
         return pl.when(condition).then(value).otherwise(0.0)
 
     return [
-        Feature("season_last_year_lift", if_known(log_lift(last_year, year, shrinkage=shrinkage)), f"log lift of buyer-weeks, {window}, over the last 52 weeks", _OF_ITEM),
+        Feature(
+            "season_last_year_lift",
+            if_known(log_lift(last_year, year, shrinkage=shrinkage)),
+            f"log lift of buyer-weeks, {window}, over the last 52 weeks",
+            _OF_ITEM,
+        ),
         Feature(
             "season_last_year_change",
             if_known(log_lift(last_year, last_year + year_before, shrinkage=shrinkage / 2), known & year_before_known),
@@ -190,26 +210,58 @@ def season_proper_features(cutoff: date, request_date: date, *, horizon_days: in
             _OF_ITEM,
         ),
         Feature(
-            "season_last_year_log_level", if_known(((last_year + 0.3) / pl.col(c.USERS)).log() + 5), "log of (buyer-weeks of that window + 0.3) / users, + 5", _OF_ITEM
+            "season_last_year_log_level",
+            if_known(((last_year + 0.3) / pl.col(c.USERS)).log() + 5),
+            "log of (buyer-weeks of that window + 0.3) / users, + 5",
+            _OF_ITEM,
         ),
-        Feature("season_index", if_known(_shrunk_index(last_year, year, existed, shrinkage)), "log season index of that window, item shrunk to category to parent to all", f"{_OF_ITEM}; {_OF_CATEGORY}"),
+        Feature(
+            "season_index",
+            if_known(_shrunk_index(last_year, year, existed, shrinkage)),
+            "log season index of that window, item shrunk to category to parent to all",
+            f"{_OF_ITEM}; {_OF_CATEGORY}",
+        ),
         Feature("season_last_year_known", known.cast(pl.Float64), "1 where the log reaches back to that window", "first week of the log"),
         Feature("season_existed_last_year", if_known(existed.cast(pl.Float64)), "1 where the item had a sale before that window began", _OF_ITEM),
-        Feature("season_category_last_year_lift", if_known(_category_log_lift(last_year, year, _LEAF, shrinkage)), "log lift of the category path in that window", _OF_CATEGORY),
-        Feature("season_parent_category_last_year_lift", if_known(_category_log_lift(last_year, year, _PARENT, shrinkage)), "the same one step up the path", _OF_CATEGORY),
-        Feature("season_forecast_lift", pl.col("forecast_lift"), "log of (forecast units of the window + k) / (units of the last 52 weeks at that length + k); 0 without a forecast", "forecast made at or before the cut-off"),
+        Feature(
+            "season_category_last_year_lift",
+            if_known(_category_log_lift(last_year, year, _LEAF, shrinkage)),
+            "log lift of the category path in that window",
+            _OF_CATEGORY,
+        ),
+        Feature(
+            "season_parent_category_last_year_lift",
+            if_known(_category_log_lift(last_year, year, _PARENT, shrinkage)),
+            "the same one step up the path",
+            _OF_CATEGORY,
+        ),
+        Feature(
+            "season_forecast_lift",
+            pl.col("forecast_lift"),
+            "log of (forecast units of the window + k) / (units of the last 52 weeks at that length + k); 0 without a forecast",
+            "forecast made at or before the cut-off",
+        ),
         Feature("season_forecast_known", pl.col("forecast_known"), "1 where the item has a forecast of its own", "forecast made at or before the cut-off"),
-        Feature("season_category_forecast_lift", pl.col("category_forecast_lift"), "the same for the deepest forecast category of its path", "forecast made at or before the cut-off"),
+        Feature(
+            "season_category_forecast_lift",
+            pl.col("category_forecast_lift"),
+            "the same for the deepest forecast category of its path",
+            "forecast made at or before the cut-off",
+        ),
         *(
             Feature(f"season_{wave}_{order}", pl.lit(value), f"{wave} of {order} cycles a year at the middle of the window", "-")
             for order in (1, 2)
             for wave, value in (("sin", sin(order * angle)), ("cos", cos(order * angle)))
         ),
-        Feature("season_log_days_to_holiday", pl.col("days_to_holiday").log1p() - 3, f"log of (days from the request to the next holiday, at most {MAX_HOLIDAY_DISTANCE_DAYS}, + 1) - 3", "calendar"),
+        Feature(
+            "season_log_days_to_holiday",
+            pl.col("days_to_holiday").log1p() - 3,
+            f"log of (days from the request to the next holiday, at most {MAX_HOLIDAY_DISTANCE_DAYS}, + 1) - 3",
+            "calendar",
+        ),
         Feature("season_holidays_in_window", pl.col("holidays_in_window"), "holidays in the window", "calendar"),
         Feature("season_lead", pl.lit(lead / 84), "days from cut-off to request, over 84", "-"),
     ]
-
 
 
 TREND_INPUTS = names(trend_features())
@@ -328,8 +380,16 @@ def season(
     counts = _counts(item_weeks, last_year_window(lead, horizon_days, LAST_YEAR_PAD_DAYS))
     categories = _categories(item_catalogue)
     grid = _grid(item_weeks, vocabulary, regions).join(counts, on=_ITEM, how="left", maintain_order="left")
-    grid = grid.with_columns(pl.exclude(*_ITEM, c.ITEM_INDEX, "first_week", "last_week").fill_null(0), pl.col("first_week").fill_null(0), pl.col("last_week").fill_null(pl.col("log_weeks") + 1))
-    grid = grid.join(categories, on=c.ITEM_ID, how="left", maintain_order="left") if categories is not None else grid.with_columns(pl.lit("").alias(_LEAF), pl.lit("").alias(_PARENT))
+    grid = grid.with_columns(
+        pl.exclude(*_ITEM, c.ITEM_INDEX, "first_week", "last_week").fill_null(0),
+        pl.col("first_week").fill_null(0),
+        pl.col("last_week").fill_null(pl.col("log_weeks") + 1),
+    )
+    grid = (
+        grid.join(categories, on=c.ITEM_ID, how="left", maintain_order="left")
+        if categories is not None
+        else grid.with_columns(pl.lit("").alias(_LEAF), pl.lit("").alias(_PARENT))
+    )
     grid = grid.with_columns(pl.col(_LEAF, _PARENT).fill_null(""))
     if forecasts is not None:
         grid = _forecast_lifts(grid, forecasts, cutoff=cutoff, request_date=request_date, horizon_days=horizon_days, shrinkage=shrinkage)

@@ -54,7 +54,8 @@ def lead_days(cutoff: date, request_date: date) -> int:
     lead = (request_date - cutoff).days
     if lead < 0:
         raise FeatureLeakageError(
-            f"request date: expected {cutoff} (the cut-off) or later, found {request_date}. Ask for a later date, or use tables made at a cut-off of {request_date} or before."
+            f"request date: expected {cutoff} (the cut-off) or later, found {request_date}. "
+            f"Ask for a later date, or use tables made at a cut-off of {request_date} or before."
         )
     return lead
 

@@ -96,20 +96,26 @@ def test_last_years_weeks_are_those_of_the_request_date_fourteen_days_either_sid
     table = habit_inputs(habits(log_events, CUTOFF), date(2024, 3, 29), cutoff=CUTOFF).collect()
     counts = dict(zip(table["item_id"], table["habit_log_last_year_weeks"], strict=True))
     one = pytest.approx(log(2), rel=1e-6)
-    assert counts == {"in_window": one, "first_day": one, "day_before": 0, "last_day": one, "day_after": 0, "twice": pytest.approx(log(3), rel=1e-6), "long_ago": 0}
+    assert counts == {
+        "in_window": one,
+        "first_day": one,
+        "day_before": 0,
+        "last_day": one,
+        "day_after": 0,
+        "twice": pytest.approx(log(3), rel=1e-6),
+        "long_ago": 0,
+    }
     assert table["habit_last_year_known"].to_list() == [1.0] * 7
 
 
 def test_rows_of_one_user_equal_those_of_the_whole_log(log_of_three) -> None:
     whole = habits(log_of_three, CUTOFF).collect().filter(pl.col("user_id") == "u1")
-    alone = habits(
-        log_of_three.filter(pl.col("user_id") == "u1"), CUTOFF, items=item_repeats(log_of_three, CUTOFF), log_first_day=date(2024, 1, 31)
-    ).collect()
+    alone = habits(log_of_three.filter(pl.col("user_id") == "u1"), CUTOFF, items=item_repeats(log_of_three, CUTOFF), log_first_day=date(2024, 1, 31)).collect()
     assert alone.equals(whole)
 
 
 def test_a_request_before_the_cutoff_is_leakage(log_of_three) -> None:
-    with pytest.raises(FeatureLeakageError, match="expected 2024-03-01 .* found 2024-02-28"):
+    with pytest.raises(FeatureLeakageError, match=r"expected 2024-03-01 .* found 2024-02-28"):
         habit_inputs(habits(log_of_three, CUTOFF), date(2024, 2, 28), cutoff=CUTOFF)
 
 

@@ -161,7 +161,9 @@ def test_forecast_lift_compares_the_window_with_the_last_52_weeks() -> None:
         cutoff=CUTOFF,
         request_date=CUTOFF + timedelta(days=10),
         forecasts=forecasts(
-            *(("item", "soup", day, 7.0 * n) for n, day in enumerate(later)), *(("category", "food > cold", day, 3.0) for day in later), *(("category", "food", day, 9.0) for day in later)
+            *(("item", "soup", day, 7.0 * n) for n, day in enumerate(later)),
+            *(("category", "food > cold", day, 3.0) for day in later),
+            *(("category", "food", day, 9.0) for day in later),
         ),
     ).collect()
     # window is days 10 to 38: 4 of 7 days of week 1, weeks 2, 3 and 4, 3 of 7 of week 5
@@ -185,7 +187,13 @@ def test_only_the_newest_forecast_made_by_the_cutoff_is_read() -> None:
 
 
 def test_a_forecast_that_ends_before_the_window_is_no_forecast() -> None:
-    table = season(TWO_SEASONS, CATALOGUE, cutoff=CUTOFF, request_date=CUTOFF + timedelta(days=60), forecasts=forecasts(("item", "soup", CUTOFF, 5.0), ("item", "soup", CUTOFF + timedelta(7), 5.0)))
+    table = season(
+        TWO_SEASONS,
+        CATALOGUE,
+        cutoff=CUTOFF,
+        request_date=CUTOFF + timedelta(days=60),
+        forecasts=forecasts(("item", "soup", CUTOFF, 5.0), ("item", "soup", CUTOFF + timedelta(7), 5.0)),
+    )
     assert table.select(pl.col("season_forecast_known").sum()).collect().item() == 0
 
 
