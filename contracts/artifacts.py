@@ -161,11 +161,20 @@ class Bundles(Reference):
     metrics: dict[str, float] = {}
 
 
+class ChampionRef(Reference):
+    """The version that serves, and the bundle it was measured by (the same, unless it was refitted on all data)."""
+
+    version: str
+    bundle: BundleRef
+    measured: BundleRef
+
+
 class EvaluationRef(Reference):
     """A stored evaluation: JSON of all figures, rankings, and what a gate needs."""
 
     path: str
-    digest: str
+    against_champion: str | None = Field(default=None, description="figures on the windows that lie after the champion's cut-off too")
+    digest: str = Field(description="what an approval is bound to")
     rankings: TableRef
     champion_version: str | None = None
 

@@ -8,7 +8,7 @@ Letters: B users of a block, I items in order of item_id (a row's place is its *
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -27,24 +27,32 @@ from contracts.sections.features import FeaturesConfig
 from contracts.tables import RANKINGS
 from features.calendar import calendar
 from features.habits import habit_inputs
-from features.season import MAX_HOLIDAY_DISTANCE_DAYS, season
-from serving.behaviour import EPOCH, POSITION, Behaviour, Integers, StoredBehaviour
+from features.season import MAX_HOLIDAY_DISTANCE_DAYS, SEASON_PROPER_INPUTS, season
+from serving.behaviour import EPOCH, Behaviour, StoredBehaviour
 from serving.bundle import FORECASTS, ITEM_CATALOGUE, ITEM_WEEKS, VOCABULARY, Bundle, bundle_ref, read_bundle
-from serving.networks import Floats, LinearTerm, Networks
+from serving.item_tables import Floats, Integers
+from serving.networks import LinearTerm, Networks
 
 SEASON_COLUMN: Final = {"again": 0, "discover": 1}
 DISCOVER: Final = "discover"
 SCORES_AT_ONCE: Final = 8_000_000
 MAX_USERS_AT_ONCE: Final = 256
 SEASONS_KEPT: Final = 64
+HABIT_DATES_KEPT: Final = 4
+HABIT_ROWS_AT_ONCE: Final = 200_000
+MAX_HABITS_KEPT: Final = 5_000_000
+PARTS: Final = (c.SCORE, c.TASTE, c.HABIT, c.SEASON)
 GROUP: Final = 64
+LEAD_INPUT: Final = "season_lead"
+SEASON_LOOK_UPS: Final = tuple(name for name in SEASON_PROPER_INPUTS if name != LEAD_INPUT)
+HABIT_LOOK_UPS: Final = ("habit_log_last_year_weeks", "habit_last_year_known")
 
 Exclusions = Sequence[str] | pl.DataFrame | None
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is the same for all users of one call. `season` [I] is centred; items that are no candidates carry no weight."""
+class Question:
+    """What is the same for all users of one call. `season` [I] is centred over the candidates."""
 
     request_date: date
     list_name: str
@@ -54,12 +62,14 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """The best items of some users, end to end, best first."""
+class Ranked:
+    """The best items of some users, end to end, best first: `users` are rows of `names`."""
 
+    names: tuple[str, ...]
     users: Integers
     ranks: Integers
     positions: Integers
+    score: Floats
     taste: Floats
     habit: Floats
     season: Floats
@@ -84,7 +94,8 @@ class Recommender:
         self._item_index = vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64)
         self._regions = set(self._item_weeks[c.REGION].unique())
         self._has_events = self._items_with_events()
-        self._seasons: OrderedDict[tuple[date, str], Floats] = OrderedDict()
+        self._seasons: OrderedDict[tuple[date, str, int], Floats] = OrderedDict()
+        self._habits: dict[date, Floats] = {}
         self._lock = Lock()
 
     @classmethod
@@ -118,6 +129,7 @@ class Recommender:
         candidates: Sequence[str] | pl.Series | None = None,
         histories: pl.DataFrame | None = None,
         region: str = c.ALL_REGIONS,
+        lookup_shift_days: int = 0,
     ) -> pl.DataFrame:
         """The `k` best candidates of each user on a date. Columns and grain of the contract `rankings`, users in the order asked.
 
@@ -139,28 +151,52 @@ class Recommender:
             bundle knows: unknown users, running sessions. Unknown items are ignored.
         region
             Region whose season is asked for; one the bundle does not know gets the season of all.
+        lookup_shift_days
+            Moves only the look-ups by date (calendar, last year's weeks, forecast); lead, trend and history stay. For the season lift.
 
         Raises ValueError for a date before the cut-off, an unknown list or a k below 1.
         """
-        question = self._question(request_date, list_name, k, candidates, region)
-        asked = list(users) if users is not None else list(self.users)
-        excluded = self._exclusions(exclude, asked)
-        names, answers = [], []
-        for group in self.stored.behaviours(asked, histories, request_date):
-            for block in group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // len(self.item_ids)))):
-                names.append(block.users)
-                answers.append(self._answer(block, question, excluded))
-        return self._rankings(names, answers, question, asked)
+        asked = list(dict.fromkeys(users)) if users is not None else list(self.users)
+        question = self.question(request_date, list_name=list_name, k=k, candidates=candidates, region=region)
+        answers = list(self.answer(asked, question, exclude=self._exclusions(exclude, asked), histories=histories))
+        return self._rankings(answers, question, asked)
 
-    def season_of(self, request_date: date, region: str = c.ALL_REGIONS) -> Floats:
+    def question(
+        self, request_date: date, *, list_name: str = "again", k: int = 10, candidates: Sequence[str] | pl.Series | None = None, region: str = c.ALL_REGIONS
+    ) -> Question:
+        """What all users of a call share. Raises ValueError for a date before the cut-off, an unknown list or a k below 1."""
+        if request_date < self.cutoff:
+            raise ValueError(f"request_date: expected {self.cutoff} (the cut-off of this model) or later, found {request_date}")
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, found {k}")
+        self.networks.list_head(list_name)
+        if candidates is None:
+            offered = self.items_on(request_date)
+        else:
+            offered = np.zeros(len(self.item_ids), bool)
+            offered[self.positions_of(candidates)] = True
+        scores = self.season_of(request_date, region)[:, SEASON_COLUMN[list_name]]
+        centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
+        return Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k)
+
+    def answer(
+        self, users: Sequence[str], question: Question, *, exclude: Mapping[str, Sequence[str]] | None = None, histories: pl.DataFrame | None = None
+    ) -> Iterator[Ranked]:
+        """The lists of distinct users, block by block; what `rank` makes a table of."""
+        positions = {user: self.positions_of(items) for user, items in (exclude or {}).items()}
+        for group in self.stored.behaviours(users, histories, question.request_date):
+            for block in group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // len(self.item_ids)))):
+                yield self._answer(block, question, positions)
+
+    def season_of(self, request_date: date, region: str = c.ALL_REGIONS, lookup_shift_days: int = 0) -> Floats:
         """Season of all items on a date, [I, 2] (again, discover), uncentred. Computed once per date and region."""
         region = region if region in self._regions else c.ALL_REGIONS
-        key = (request_date, region)
+        key = (request_date, region, lookup_shift_days)
         with self._lock:
             if key in self._seasons:
                 self._seasons.move_to_end(key)
                 return self._seasons[key]
-        scores = self._compute_season(request_date, region)
+        scores = self._compute_season(request_date, region, lookup_shift_days)
         with self._lock:
             self._seasons[key] = scores
             while len(self._seasons) > SEASONS_KEPT:
@@ -186,35 +222,18 @@ class Recommender:
 
     # ---- one call -----------------------------------------------------------------------------------------------------
 
-    def _question(self, request_date: date, list_name: str, k: int, candidates: Sequence[str] | pl.Series | None, region: str) -> _Question:
-        if request_date < self.cutoff:
-            raise ValueError(f"request_date: expected {self.cutoff} (the cut-off of this model) or later, found {request_date}")
-        if k < 1:
-            raise ValueError(f"k: expected at least 1, found {k}")
-        self.networks.list_head(list_name)
-        if candidates is None:
-            offered = self.items_on(request_date)
-        else:
-            offered = np.zeros(len(self.item_ids), bool)
-            offered[self.positions_of(candidates)] = True
-        scores = self.season_of(request_date, region)[:, SEASON_COLUMN[list_name]]
-        centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
-        return _Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k)
-
-    def _exclusions(self, exclude: Exclusions, asked: Sequence[str]) -> dict[str, Integers]:
-        """Positions that are not given to each user."""
+    def _exclusions(self, exclude: Exclusions, asked: Sequence[str]) -> dict[str, Sequence[str]]:
+        """Items that are not given to each user."""
         if exclude is None:
             return {}
         if isinstance(exclude, pl.DataFrame):
-            groups = exclude.select(c.USER_ID, c.ITEM_ID).group_by(c.USER_ID).agg(c.ITEM_ID)
-            return {user: self.positions_of(items) for user, items in groups.iter_rows()}
-        positions = self.positions_of(exclude)
-        return dict.fromkeys(asked, positions)
+            return dict(exclude.select(c.USER_ID, c.ITEM_ID).group_by(c.USER_ID).agg(c.ITEM_ID).iter_rows())
+        return dict.fromkeys(asked, exclude)
 
-    def _answer(self, block: Behaviour, question: _Question, excluded: dict[str, Integers]) -> _Answer:
+    def _answer(self, block: Behaviour, question: Question, excluded: Mapping[str, Integers]) -> Ranked:
         taste = self._taste(block, question)
         scores = taste + np.where(question.candidates, question.season, -np.inf).astype(np.float32)
-        rows, positions = block.habit_rows(), block.habits[POSITION].to_numpy()
+        rows, positions = block.habit_rows(), block.habit_positions
         if question.list_name == DISCOVER:
             habit = np.zeros(len(rows), np.float32)
             scores[rows, positions] = -np.inf
@@ -225,25 +244,27 @@ class Recommender:
             if user in excluded:
                 scores[row, excluded[user]] = -np.inf
         users, ranks, best = _top_k(scores, question.k)
-        return _Answer(
-            users,
-            ranks,
-            best,
-            taste[users, best],
-            _look_up(rows * len(self.item_ids) + positions, habit, users * len(self.item_ids) + best),
-            question.season[best],
+        return Ranked(
+            names=block.users,
+            users=users,
+            ranks=ranks,
+            positions=best,
+            score=scores[users, best],
+            taste=taste[users, best],
+            habit=_look_up(rows * len(self.item_ids) + positions, habit, users * len(self.item_ids) + best),
+            season=question.season[best],
         )
 
     # ---- the three parts ------------------------------------------------------------------------------------------------
 
-    def _taste(self, block: Behaviour, question: _Question) -> Floats:
+    def _taste(self, block: Behaviour, question: Question) -> Floats:
         """Taste of all items for a block of users, [B, I], centred over the candidates that have vectors; zero without a history or a vector."""
         head, networks = self.networks.list_head(question.list_name), self.networks
         taste = np.zeros((len(block), len(self.item_ids)), np.float32)
         has_history = np.diff(block.item_offsets) > 0
         if not has_history.any():
             return taste
-        queries = self._queries(block, question.request_date) if head.encoder_weight else None
+        queries = self._queries(block, question.request_date, question.lookup_shift_days) if head.encoder_weight else None
         if queries is not None and networks.taste_items is not None:
             np.matmul(queries * np.float32(head.encoder_weight), networks.taste_items.T, out=taste)
         for term in head.linear:
@@ -255,28 +276,26 @@ class Recommender:
         taste[~has_history] = 0
         return taste
 
-    def _queries(self, block: Behaviour, request_date: date) -> Floats | None:
+    def _queries(self, block: Behaviour, request_date: date) -> Floats:
         """Encoder's query per user, [B, D]; histories of similar length run together, so padding stays small."""
-        networks, day = self.networks, (request_date - EPOCH).days
+        networks, max_history = self.networks, self.networks.head.max_history
         queries: Floats | None = None
-        for rows in _similar_lengths(np.minimum(block.lengths(), networks.head.max_history)):
-            part = block.take(rows, [block.users[row] for row in rows])
-            positions, days, types, lengths = part.padded(networks.head.max_history)
+        for rows in _similar_lengths(np.minimum(block.lengths(), max_history)):
+            part = block if len(rows) == len(block) else block.take(rows, [block.users[row] for row in rows])
+            positions, days, types, lengths = part.padded(max_history)
             encoded = networks.encode(
                 {
                     "items": np.where(np.arange(positions.shape[1]) < lengths[:, None], self._item_index[positions], 0),
                     "event_days": days,
                     "event_types": types,
                     "lengths": lengths,
-                    "request_day": np.full(len(rows), day, np.int64),
-                    "lead_days": np.full(len(rows), (request_date - block.cutoff).days, np.float32),
+                    "request_day": np.full(len(part), (request_date - EPOCH).days, np.int64),
+                    "lead_days": np.full(len(part), (request_date - block.cutoff).days, np.float32),
                 }
             )
-            if encoded is None:
-                return None
             queries = np.zeros((len(block), encoded.shape[1]), np.float32) if queries is None else queries
-            queries[rows] = encoded
-        return queries
+            queries[np.arange(len(block)) if part is block else rows] = encoded
+        return np.zeros((len(block), self.networks.width), np.float32) if queries is None else queries
 
     def _linear(self, block: Behaviour, term: LinearTerm) -> Floats:
         """One linear item-item term of taste, [B, I]; an item does not speak for itself."""
@@ -285,8 +304,8 @@ class Recommender:
             raise BundleError("head.json has linear terms, but vectors.safetensors has no linear_in and linear_out. Export the networks again.")
         rows, positions = block.item_rows(), block.item_positions
         weights = _history_weights(block, term.half_life_days)
-        matrix = sp.csr_array((weights, positions, block.item_offsets), shape=(len(block), len(self.item_ids)))
-        linear = np.asarray(matrix @ networks.linear_in, dtype=np.float32) @ networks.linear_out.T
+        histories = sp.csr_array((weights, np.arange(len(positions)), block.item_offsets), shape=(len(block), len(positions)))
+        linear = networks.linear_out.products(np.asarray(histories @ networks.linear_in.rows(positions), np.float32))
         if networks.linear_self is not None:
             linear[rows, positions] -= weights * networks.linear_self[positions]
         np.maximum(linear, 0, out=linear)
@@ -296,15 +315,39 @@ class Recommender:
         return linear
 
     def _habit(self, block: Behaviour, request_date: date) -> Floats:
-        """Habit of each habits row, [M]."""
-        settings = self.bundle.metadata
-        inputs = habit_inputs(
-            block.habits.lazy(), request_date, cutoff=block.cutoff, horizon_days=settings.horizon_days, half_lives_days=settings.features.habit_half_lives_days
-        ).select(self.networks.head.habit_inputs)
-        return self.networks.habit(inputs.collect().to_numpy(order="c"))
+        """Habit of each habits row, [M]; read off where it was computed for all stored users of the date."""
+        if block.is_stored and request_date in self._habits:
+            return self._habits[request_date][block.habit_index]
+        return self._compute_habit(block.habits, block.cutoff, request_date)
 
-    def _compute_season(self, request_date: date, region: str) -> Floats:
-        """Season of all items as `features.season` and the season network see them on a date, [I, 2]."""
+    def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT) -> None:
+        """Compute what every request for a date shares: season, and habit of all stored users where these are at most `max_habits` rows."""
+        self.season_of(request_date)
+        source = self.stored.behaviour.source
+        if request_date not in self._habits and source.height <= max_habits:
+            scores = self._compute_habit(source, self.cutoff, request_date)
+            with self._lock:
+                self._habits = {**dict(list(self._habits.items())[-(HABIT_DATES_KEPT - 1) :]), request_date: scores}
+
+    def _compute_habit(self, habits: pl.DataFrame, cutoff: date, request_date: date) -> Floats:
+        settings = self.bundle.metadata
+        parts = []
+        for rows in habits.iter_slices(HABIT_ROWS_AT_ONCE):
+            inputs = habit_inputs(
+                rows.lazy(), request_date, cutoff=cutoff, horizon_days=settings.horizon_days, half_lives_days=settings.features.habit_half_lives_days
+            ).select(self.networks.head.habit_inputs)
+            parts.append(self.networks.habit(inputs.collect().to_numpy(order="c")))
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _compute_season(self, request_date: date, region: str, lookup_shift_days: int) -> Floats:
+        """Season of all items as the season network sees them on a date, [I, 2]."""
+        inputs = self._season_inputs(request_date, region)
+        if lookup_shift_days:
+            inputs = _with_look_ups(inputs, self._season_inputs(request_date + timedelta(days=lookup_shift_days), region), SEASON_LOOK_UPS)
+        return self.networks.season(inputs.to_numpy(order="c"))
+
+    def _season_inputs(self, request_date: date, region: str) -> pl.DataFrame:
+        """Inputs of the season network, one row per item in order of item_id, as `features.season` makes them."""
         metadata = self.bundle.metadata
         table = season(
             self._item_weeks.lazy(),
@@ -318,8 +361,7 @@ class Recommender:
             shrinkage=metadata.features.shrinkage_units,
             regions=[region],
         )
-        rows = table.select(c.ITEM_ID, *self.networks.head.season_inputs).sort(c.ITEM_ID).collect()
-        return self.networks.season(rows.drop(c.ITEM_ID).to_numpy(order="c"))
+        return table.select(c.ITEM_ID, *self.networks.head.season_inputs).sort(c.ITEM_ID).collect().drop(c.ITEM_ID)
 
     # ---- tables -----------------------------------------------------------------------------------------------------------
 
@@ -342,30 +384,26 @@ class Recommender:
             flags[self.positions_of(self.item_catalogue.filter(condition)[c.ITEM_ID])] = True
         return flags
 
-    def _rankings(self, names: Sequence[Sequence[str]], answers: Sequence[_Answer], question: _Question, asked: Sequence[str]) -> pl.DataFrame:
+    def _rankings(self, answers: Sequence[Ranked], question: Question, asked: Sequence[str]) -> pl.DataFrame:
         """Answers of all blocks as a `rankings` table, users in the order they were asked for."""
-        tables = [
-            pl.DataFrame(
-                {
-                    c.USER_ID: pl.Series(users)[answer.users] if len(answer.users) else pl.Series([], dtype=pl.String),
-                    c.RANK: answer.ranks + 1,
-                    c.ITEM_ID: self.item_ids[answer.positions],
-                    c.SCORE: (answer.taste + answer.season) + answer.habit,
-                    c.TASTE: answer.taste,
-                    c.HABIT: answer.habit,
-                    c.SEASON: answer.season,
-                }
-            )
-            for users, answer in zip(names, answers, strict=True)
-        ]
-        order = pl.DataFrame({c.USER_ID: asked}, schema={c.USER_ID: pl.String}).unique(maintain_order=True).with_row_index("order")
-        table = pl.concat([pl.DataFrame(schema=RANKINGS.schema), *tables], how="diagonal_relaxed").join(order, on=c.USER_ID, how="left").sort("order", c.RANK)
-        return table.with_columns(
-            pl.lit(self.cutoff).alias(c.CUTOFF),
-            pl.lit(question.request_date).alias(c.REQUEST_DATE),
-            pl.lit(question.list_name).alias(c.LIST),
-            pl.lit(self.version).alias(c.MODEL_VERSION),
-        ).select(pl.col(name).cast(dtype) for name, dtype in RANKINGS.schema.items())
+        place = {user: number for number, user in enumerate(asked)}
+        parts = {name: np.concatenate([getattr(answer, name) for answer in answers]) if answers else np.zeros(0, np.float32) for name in PARTS}
+        places = np.concatenate([np.array([place[name] for name in answer.names], np.int64)[answer.users] for answer in answers] or [np.zeros(0, np.int64)])
+        ranks = np.concatenate([answer.ranks for answer in answers] or [np.zeros(0, np.int64)])
+        order = np.lexsort((ranks, places))
+        positions = np.concatenate([answer.positions for answer in answers] or [np.zeros(0, np.int64)])[order]
+        names = pl.Series(c.USER_ID, asked, dtype=pl.String)
+        columns: dict[str, pl.Series | pl.Expr] = {
+            c.CUTOFF: pl.lit(self.cutoff),
+            c.REQUEST_DATE: pl.lit(question.request_date),
+            c.LIST: pl.lit(question.list_name),
+            c.MODEL_VERSION: pl.lit(self.version),
+            c.USER_ID: names[places[order]],
+            c.RANK: pl.Series(ranks[order] + 1),
+            c.ITEM_ID: self.item_ids[positions],
+            **{name: pl.Series(values[order]) for name, values in parts.items()},
+        }
+        return pl.select(pl.Series(c.RANK, ranks)).select(**{name: columns[name] for name in RANKINGS.schema}).cast(dict(RANKINGS.schema))  # type: ignore[arg-type]
 
 
 def request_calendar(features: FeaturesConfig, regions: Iterable[str], request_date: date, horizon_days: int) -> pl.DataFrame:
@@ -393,6 +431,11 @@ def _similar_lengths(lengths: Integers, ratio: float = 1.5) -> list[Integers]:
         groups.append(order[start:stop])
         start = stop
     return groups
+
+
+def _with_look_ups(inputs: pl.DataFrame, shifted: pl.DataFrame, look_ups: Sequence[str]) -> pl.DataFrame:
+    """`inputs` with the look-ups by date taken from rows made for another date; order of columns kept."""
+    return inputs.with_columns(shifted[name] for name in look_ups if name in inputs.columns)
 
 
 def _top_k(scores: Floats, k: int) -> tuple[Integers, Integers, Integers]:

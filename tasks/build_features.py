@@ -14,8 +14,9 @@ from contracts.sections.evaluation import EvaluationConfig
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
 from contracts.sections.training import FineTuningConfig
+from evaluation.origins import evaluation_origins
 from features.calendar import calendar
-from features.cutoffs import evaluation_origins, sample_pairs, training_cutoffs
+from features.cutoffs import sample_pairs, training_cutoffs
 from features.demand import demand
 from features.habits import habit_inputs, habits
 from features.histories import histories, training_events
@@ -73,14 +74,7 @@ def build_features(
         )
         if not has_users:
             return _with_forecast_cutoffs(tables, forecast)
-        origins = evaluation_origins(
-            evaluation.origins,
-            first_day,
-            end,
-            horizon_days=evaluation.horizon_days,
-            leads_days=evaluation.leads_days,
-            min_history_days=features.first_cutoff_after_days,
-        )
+        origins = sorted(evaluation_origins(first_day, end - timedelta(days=1), evaluation))
         grid = training_cutoffs(first_day, end, every_days=features.cutoff_every_days, first_after_days=features.first_cutoff_after_days)
         cutoffs = sorted({*grid, *origins})
         pairs = sample_pairs(cutoffs, fine_tuning.leads_days, horizon_days=evaluation.horizon_days, known_until=end)

@@ -8,6 +8,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from contracts.artifacts import Reference, TableRef, content_digest, text_digest
+from contracts.config import PipelineConfig
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,3 +101,8 @@ def fresh_folder(path: Path) -> Path:
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def store_of(config: PipelineConfig) -> Store:
+    """The store of a pipeline, by its name below the storage root."""
+    return Store(root=str(Path(config.storage_root).resolve() / config.name))

@@ -39,6 +39,7 @@ class EvaluationConfig(Section):
         "ease*season",
     )
     num_resamples: Annotated[int, Field(ge=100, le=100_000, description="Bootstrap resamples.")] = 2_000
+    season_lift: Annotated[bool, Field(description="Report what knowing the date is worth: figures with look-ups by date half a year off.")] = True
     slices: Annotated[bool, Field(description="Report slices by season, users' activity and items' age.")] = True
 
 

@@ -1,0 +1,177 @@
+"""Step `evaluate`: the protocol - origins, leads, two lists, slices, intervals; baselines and the champion beside the recommender."""
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from contracts import columns as c
+from contracts.artifacts import BundleRef, Bundles, ChampionRef, EvaluationRef, FeatureTables, ValidationReport
+from contracts.sections.evaluation import EvaluationConfig, RegistryConfig
+from contracts.sections.features import FeaturesConfig
+from evaluation.baselines import baseline_rankings
+from evaluation.evaluation import evaluate as evaluate_rankings
+from evaluation.origins import evaluation_origins, tuning_origins
+from evaluation.results import EvaluationResult
+from evaluation.season_lift import SHIFT_DAYS
+from serving.recommender import Recommender
+from tasks.progress import Progress, progress_of
+from tasks.registry import CHAMPION, connect, download_bundle, version_at
+from tasks.reuse import reusable, run_each_time
+from tasks.store import Store, read_table, write_table, write_text
+
+CODE = ("evaluation", "serving", "features")
+OURS = "perennial"
+DEEPEST_RANK = 20
+
+
+@task(name="find_champion", **run_each_time(minutes=30))
+def find_champion(registry: RegistryConfig, store: Store) -> ChampionRef | None:
+    """The version that serves now, with its data; None where there is none yet."""
+    client = connect(registry, store.storage_root)
+    serving = version_at(client, registry.model_name, CHAMPION)
+    if serving is None:
+        return None
+    measured = serving.tags.get("evaluated_version", serving.version)
+    folder = Path(store.storage_root) / "champions"
+    refs = {version: Recommender.load(download_bundle(client, registry.model_name, version, folder), verify=False).ref for version in {serving.version, measured}}
+    return ChampionRef(version=serving.version, bundle=refs[serving.version], measured=refs[measured])
+
+
+@task(name="evaluate", **reusable(*CODE, minutes=240))
+def evaluate(
+    bundles: Bundles,
+    champion: ChampionRef | None,
+    validated: ValidationReport,
+    features: FeatureTables,
+    config: EvaluationConfig,
+    features_config: FeaturesConfig,
+    target_events: tuple[str, ...],
+    store: Store,
+    *,
+    name: str,
+    seed: int,
+) -> EvaluationRef:
+    """Rank at every origin and lead with what was known then, and measure all models on the same targets."""
+    folder = store.step_folder("evaluate", bundles, champion, validated.accepted, config, features_config, ",".join(target_events), code=CODE)
+    interactions = read_table(validated.accepted)
+    first_day, last_day = date.fromisoformat(features.first_day), date.fromisoformat(features.end) - timedelta(days=1)
+    windows = evaluation_origins(first_day, last_day, config)
+    with progress_of("evaluate") as report_progress:
+        ours = _ours(bundles.evaluated, windows, config, report_progress)
+        shifted = _ours(bundles.evaluated, windows, config, report_progress, shift_days=SHIFT_DAYS) if config.season_lift else None
+        report_progress(0.4, "baselines")
+        others = _baselines(interactions, {**tuning_origins(first_day, config), **windows}, config, target_events, report_progress)
+        report_progress(0.8, "figures and intervals")
+        catalogue = read_table(features.item_catalogue).select(c.ITEM_ID, c.CATEGORY).collect() if features.item_catalogue else None
+
+        def measured(rankings: dict[str, pl.DataFrame], settings: EvaluationConfig, champion_name: str | None = None) -> EvaluationResult:
+            return evaluate_rankings(
+                rankings,
+                interactions,
+                settings,
+                model=OURS,
+                dataset=name,
+                champion=champion_name,
+                shifted={OURS: shifted} if shifted is not None else None,
+                target_events=target_events,
+                item_catalogue=catalogue,
+                season_names=features_config.season_names,
+                seed=seed,
+            )
+
+        result = measured({OURS: ours, **others}, config)
+        against = _against_champion(champion, ours, interactions, windows, config, measured) if champion else None
+        write_text(result.model_dump_json(indent=1), folder / "evaluation.json")
+        if against:
+            write_text(against.model_dump_json(indent=1), folder / "against_champion.json")
+        reference = EvaluationRef(
+            path=str(folder / "evaluation.json"),
+            against_champion=str(folder / "against_champion.json") if against else None,
+            digest=against.digest if against else result.digest,
+            rankings=write_table(ours, folder / "rankings.parquet", "rankings"),
+            champion_version=champion.version if champion else None,
+        )
+    create_table_artifact(table_of(result), key="evaluation", description="NDCG@10, pooled over origins")
+    get_run_logger().info("evaluated %s origins at leads %s: %s", len(windows), config.leads_days, reference.path)
+    return reference
+
+
+def _against_champion(
+    champion: ChampionRef,
+    ours: pl.DataFrame,
+    interactions: pl.LazyFrame,
+    windows: dict[date, tuple[int, ...]],
+    config: EvaluationConfig,
+    measured: Callable[[dict[str, pl.DataFrame], EvaluationConfig, str], EvaluationResult],
+) -> EvaluationResult | None:
+    """Both models on the origins that neither has seen. The champion knows what users did up to the origin, as it does in service.
+
+    The version that serves is asked where its cut-off allows; else the one it was refitted from. None where both have seen every origin.
+    """
+    for bundle in (champion.bundle, champion.measured):
+        fair = {origin: leads for origin, leads in windows.items() if origin >= date.fromisoformat(bundle.cutoff)}
+        if fair:
+            break
+    else:
+        return None
+    name = f"champion (version {champion.version})"
+    recommender = Recommender.load(bundle.path, version=name)
+    parts = []
+    for origin, leads in fair.items():
+        since = interactions.filter((pl.col(c.EVENT_TIME).dt.date() >= recommender.cutoff) & (pl.col(c.EVENT_TIME).dt.date() < origin))
+        newer = since.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE).collect()
+        users = ours.filter(pl.col(c.CUTOFF) == origin)[c.USER_ID].unique().sort().to_list()
+        for lead in leads:
+            for list_name in config.lists:
+                rows = recommender.rank(users, request_date=origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, histories=newer if newer.height else None)
+                parts.append(rows.with_columns(pl.lit(origin).alias(c.CUTOFF)))
+    mine = ours.filter(pl.col(c.CUTOFF).is_in(list(fair)))
+    return measured({OURS: mine, name: pl.concat(parts)}, config.model_copy(update={"origins": tuple(fair), "season_lift": False}), name)
+
+
+def read_evaluation(path: str) -> EvaluationResult:
+    """A stored evaluation."""
+    return EvaluationResult.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+
+def table_of(result: EvaluationResult) -> list[dict[str, str]]:
+    """One row per list and model: the main metric per lead with its interval, best first."""
+    rows = []
+    for list_name in result.lists:
+        ranked = sorted(result.models, key=lambda model: -result.figure(model, list_name).value)
+        for model in ranked:
+            figures = {lead: result.figure(model, list_name, lead) for lead in result.leads}
+            rows.append({"list": list_name, "model": model, **{f"lead {lead}": f"{f.value:.3f} [{f.ci_low:.3f}, {f.ci_high:.3f}]" for lead, f in figures.items()}})
+    return rows
+
+
+def _ours(bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress, *, shift_days: int = 0) -> pl.DataFrame:
+    parts = []
+    for number, (origin, leads) in enumerate(windows.items()):
+        recommender = Recommender.load(bundles[origin.isoformat()].path, version=OURS)
+        for lead in leads:
+            for list_name in config.lists:
+                progress(0.2 * bool(shift_days) + 0.2 * number / len(windows), f"{list_name}, origin {origin}, lead {lead}")
+                parts.append(recommender.rank(request_date=origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, lookup_shift_days=shift_days))
+    return pl.concat(parts)
+
+
+def _baselines(
+    interactions: pl.LazyFrame, windows: dict[date, tuple[int, ...]], config: EvaluationConfig, target_events: tuple[str, ...], progress: Progress
+) -> dict[str, pl.DataFrame]:
+    events = interactions.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE).collect()
+    tables = []
+    for number, (origin, leads) in enumerate(windows.items()):
+        progress(0.4 + 0.4 * number / len(windows), f"baselines at {origin}")
+        tables.append(
+            baseline_rankings(
+                events, cutoff=origin, lead_days=leads, horizon_days=config.horizon_days, lists=config.lists, names=config.baselines, k=DEEPEST_RANK, target_events=target_events
+            )
+        )
+    together = pl.concat(tables)
+    return {name: together.filter(pl.col(c.MODEL_VERSION) == name) for name in config.baselines}
