@@ -94,7 +94,17 @@ def test_season_proper_inputs_worked_by_hand() -> None:
     assert (ice["season_last_year_known"], ice["season_existed_last_year"], cone["season_existed_last_year"]) == (1.0, 1.0, 0.0)
     assert cone["season_category_last_year_lift"] == pytest.approx(lift(20, 22, 25, 43, 2), rel=1e-5)
     assert ice["season_lead"] == pytest.approx(133 / 84)
+
+
+def test_calendar_inputs_wait_for_two_years_of_log() -> None:
+    request = date(2024, 5, 1)
     angle = 2 * pi * (request + timedelta(days=14)).timetuple().tm_yday / 365.25
+    days = calendar(date(2024, 3, 1), date(2024, 9, 1), regions={"all": "US"}).lazy()
+    short, long = (of(season(weeks(("ice", ago, 1)), cutoff=CUTOFF, request_date=request, calendar=days).collect(), "ice") for ago in (102, 103))
+    names = [f"season_{wave}" for wave in ("sin_1", "cos_1", "sin_2", "cos_2")] + ["season_log_days_to_holiday", "season_holidays_in_window"]
+    assert [short[name] for name in names] == [0.0] * 6
+    ice = long
+    assert [long[name] for name in names[4:]] == pytest.approx([log1p(26) - 3, 1.0])  # Memorial Day, 27 May
     assert [ice[f"season_{wave}"] for wave in ("sin_1", "cos_1", "sin_2", "cos_2")] == pytest.approx(
         [sin(angle), cos(angle), sin(2 * angle), cos(2 * angle)], rel=1e-5, abs=1e-6
     )
@@ -199,7 +209,7 @@ def test_a_forecast_that_ends_before_the_window_is_no_forecast() -> None:
 
 def test_holiday_distance_of_the_request_by_region() -> None:
     days = calendar(date(2024, 3, 1), date(2024, 9, 1), regions={"all": "US", "north": "GB"})
-    both = pl.concat([TWO_SEASONS, weeks(("soup", 3, 2), region="north")])
+    both = pl.concat([weeks(("soup", 103, 2)), weeks(("soup", 103, 2), region="north")])
     table = season(both, CATALOGUE, cutoff=CUTOFF, request_date=date(2024, 3, 20), calendar=days.lazy()).collect()
     by_region = table.group_by("region").agg(pl.col("season_log_days_to_holiday", "season_holidays_in_window").first()).sort("region")
     # from 20 March: US Memorial Day 27 May is beyond 60 days; GB Good Friday 29 March is 9 days away and alone in 28 days
