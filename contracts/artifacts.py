@@ -186,6 +186,7 @@ class RegisteredVersion(Reference):
     version: str
     run_id: str
     evaluation_digest: str
+    golden_requests: str = Field(description="path of the requests with their answers that any loaded copy must repeat")
     evaluated_version: str | None = Field(default=None, description="the version that was measured, where this one was refitted on all data")
 
 

@@ -18,9 +18,10 @@ from evaluation.evaluation import evaluate as evaluate_rankings
 from evaluation.origins import evaluation_origins, tuning_origins
 from evaluation.results import EvaluationResult
 from evaluation.season_lift import SHIFT_DAYS
+from serving.bundle import bundle_ref, read_bundle
 from serving.recommender import Recommender
 from tasks.progress import Progress, progress_of
-from tasks.registry import CHAMPION, connect, download_bundle, version_at
+from tasks.registry import CHAMPION, bundle_of_version, connect, version_at
 from tasks.reuse import reusable, run_each_time
 from tasks.store import Store, read_table, write_table, write_text
 
@@ -37,8 +38,7 @@ def find_champion(registry: RegistryConfig, store: Store) -> ChampionRef | None:
     if serving is None:
         return None
     measured = serving.tags.get("evaluated_version", serving.version)
-    folder = Path(store.storage_root) / "champions"
-    refs = {version: Recommender.load(download_bundle(client, registry.model_name, version, folder), verify=False).ref for version in {serving.version, measured}}
+    refs = {version: bundle_ref(read_bundle(bundle_of_version(registry, store.storage_root, version))) for version in {serving.version, measured}}
     return ChampionRef(version=serving.version, bundle=refs[serving.version], measured=refs[measured])
 
 

@@ -1,7 +1,6 @@
 """Step `publish`: rankings of the champion for all users and the coming dates, as one validated table."""
 
 from datetime import date, timedelta
-from pathlib import Path
 
 import polars as pl
 from prefect import task
@@ -14,7 +13,7 @@ from contracts.sections.validation import ValidationConfig
 from expectations.validation import validate_table
 from serving.recommender import Recommender
 from tasks.progress import progress_of
-from tasks.registry import connect, download_bundle
+from tasks.registry import bundle_of_version, connect
 from tasks.reuse import reusable
 from tasks.store import Store, write_table
 
@@ -30,8 +29,8 @@ def publish(
         get_run_logger().info("nothing published: %s", "publishing is off" if not config.enabled else "there is no champion yet")
         return None
     folder = store.step_folder("publish", promotion, registry, config, evaluation, features, code=CODE)
-    client = connect(registry, store.storage_root)
-    bundle = download_bundle(client, registry.model_name, promotion.champion_version, Path(store.storage_root) / "champions")
+    connect(registry, store.storage_root)
+    bundle = bundle_of_version(registry, store.storage_root, promotion.champion_version)
     recommender = Recommender.load(bundle, version=promotion.champion_version)
     first = max(date.fromisoformat(features.end), recommender.cutoff)
     asked = [(first + timedelta(days=days), name) for days in config.days_ahead for name in evaluation.lists]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from sqlalchemy.exc import OperationalError
 
-from contracts.artifacts import TableRef
+from contracts.artifacts import BundleRef, ForecastTables, TableRef
 from contracts.errors import TransientError
 from contracts.sections.evaluation import RegistryConfig
+from serving.registered_model import BUNDLE, CODE_PATHS, INPUT_EXAMPLE, PIP_REQUIREMENTS, PYFUNC_FILE
+from serving.registry import ModelRegistry
 
 CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous_champion"
 MAX_BATCH = 900
+FORECAST_FILE = PYFUNC_FILE.replace("pyfunc_model.py", "forecast_model.py")
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,74 @@ def set_version_tags(client: MlflowClient, name: str, version: str, tags: Mappin
             client.set_model_version_tag(name, version, key, str(value))
 
 
+def log_recommender(client: MlflowClient, name: str, run_id: str, bundle: BundleRef, *, kind: str, description: str, tags: Mapping[str, str], extra: Sequence[Path] = ()) -> str:
+    """Register a bundle as a version of the recommender and return its number; a bundle that is registered already is not registered again."""
+    found = _version_of(client, name, bundle.digest, tags["evaluation_digest"])
+    if found is None:
+        with active_run(run_id):
+            logged = mlflow.pyfunc.log_model(
+                name=f"recommender-{kind.split()[0]}",
+                python_model=PYFUNC_FILE,
+                artifacts={BUNDLE: bundle.path},
+                code_paths=CODE_PATHS,
+                input_example=[{**INPUT_EXAMPLE[0], "date": bundle.cutoff}],
+                pip_requirements=PIP_REQUIREMENTS,
+                registered_model_name=name,
+            )
+            for path in extra:
+                client.log_artifact(run_id, str(path))
+        found = str(logged.registered_model_version)
+    with registry_faults():
+        client.update_model_version(name, found, description=description)
+    set_version_tags(client, name, found, {**tags, "kind": kind, "cutoff": bundle.cutoff, "bundle_digest": bundle.digest})
+    return found
+
+
+def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef) -> str | None:
+    """Register the exported encoder (ONNX) of a bundle; None where the recommender has none."""
+    path = Path(bundle.path) / "networks" / "encoder.onnx"
+    if not path.exists():
+        return None
+    found = _version_of(client, name, bundle.digest)
+    if found is None:
+        import onnx
+
+        with active_run(run_id):
+            logged = mlflow.onnx.log_model(onnx.load(str(path)), name="encoder", pip_requirements=[f"onnxruntime=={version('onnxruntime')}"], registered_model_name=name)
+        found = str(logged.registered_model_version)
+    set_version_tags(client, name, found, {"bundle_digest": bundle.digest, "cutoff": bundle.cutoff})
+    return found
+
+
+def log_forecaster(client: MlflowClient, name: str, run_id: str, forecasts: ForecastTables) -> str:
+    """Register the newest forecasts as a model that answers level, id and dates."""
+    found = _version_of(client, name, forecasts.forecasts.digest)
+    if found is None:
+        with active_run(run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="forecaster",
+                python_model=FORECAST_FILE,
+                artifacts={"forecasts": forecasts.forecasts.path},
+                code_paths=CODE_PATHS,
+                input_example=[{"level": "total", "id": "total"}],
+                pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "polars", "pydantic")],
+                registered_model_name=name,
+            )
+        found = str(logged.registered_model_version)
+    set_version_tags(client, name, found, {"bundle_digest": forecasts.forecasts.digest})
+    return found
+
+
+def _version_of(client: MlflowClient, name: str, digest: str, evaluation_digest: str | None = None) -> str | None:
+    """Number of the version that holds this content (and carries this evaluation), if there is one."""
+    with registry_faults():
+        for found in client.search_model_versions(f"name = '{name}'"):
+            tags = found.tags
+            if tags.get("bundle_digest") == digest and evaluation_digest in (None, tags.get("evaluation_digest")):
+                return str(found.version)
+    return None
+
+
 def version_at(client: MlflowClient, name: str, alias: str) -> Any | None:
     """The version an alias points at, or None."""
     with registry_faults():
@@ -168,13 +240,7 @@ def version_at(client: MlflowClient, name: str, alias: str) -> Any | None:
             raise
 
 
-def download_bundle(client: MlflowClient, name: str, version: str, folder: Path) -> Path:
-    """Fetch the data of a registered version once; returns its bundle folder."""
-    target = folder / f"{name}-{version}"
-    if not (target / "complete").exists():
-        with registry_faults():
-            uri = client.get_model_version_download_uri(name, version)
-            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
-        (target / "complete").touch()
-    found = sorted(target.rglob("bundle.json"))
-    return found[0].parent
+def bundle_of_version(registry: RegistryConfig, storage_root: str, number: str) -> Path:
+    """Bundle folder of a registered version, fetched once and checked."""
+    models = ModelRegistry(mlflow.get_tracking_uri(), registry.model_name, Path(storage_root).resolve() / "champions")
+    return models.bundle_folder(number)
