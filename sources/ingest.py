@@ -57,6 +57,7 @@ _CATALOGUE: Final = "item_catalogue.parquet"
 _INTERACTIONS: Final = "interactions"
 _QUARANTINE: Final = "quarantine/ingest"
 _KNOWN: Final = "known"
+_TURN: Final = "turn"  # which file of the run a staged row came from: rows of one batch lie in several months, their order must not be lost
 _READING_SHARE: Final = 0.7  # of the progress bar
 _COLUMNS: Final = (*INTERACTIONS.schema, c.SOURCE_FILE, c.SOURCE_ROW)
 _SET_ASIDE: Final = (*INTERACTIONS.schema, *QUARANTINE_EXTRA, FOUND)
@@ -326,7 +327,7 @@ def _map_batches(run: _Run, intake: _Intake, file: SourceFile, rows: pl.LazyFram
         by_rule.update(dict(set_aside[c.RULE].value_counts().iter_rows()))
         example = example or _example(set_aside)
         _write_staged(run.staging / "set_aside" / f"{number:06d}-{index:06d}.parquet", set_aside.select(_SET_ASIDE))
-        mapped = kept.filter(IS_MAPPED).select(*_COLUMNS, month_of(pl.col(c.EVENT_TIME)).alias(c.MONTH))
+        mapped = kept.filter(IS_MAPPED).select(*_COLUMNS, pl.lit(number, pl.Int32).alias(_TURN), month_of(pl.col(c.EVENT_TIME)).alias(c.MONTH))
         for (month,), part in mapped.partition_by(c.MONTH, as_dict=True, include_key=False, maintain_order=True).items():
             _write_staged(run.staging / "months" / str(month) / f"{number:06d}-{index:06d}.parquet", part)
         intake.rows_mapped += mapped.height
@@ -368,7 +369,7 @@ def _repeated(run: _Run, intake: _Intake) -> pl.DataFrame:
 
     Digest ids cannot repeat (equal content is not read twice), so only natural ids are looked at, `IDS_PER_PASS` at a time.
     """
-    chunks = sorted((run.staging / "months").rglob("*.parquet"), key=lambda path: path.name)
+    chunks = _parts(run.staging / "months")
     if run.source.columns.event_id is None or not chunks:
         return pl.DataFrame(schema={c.SOURCE_FILE: pl.String, c.SOURCE_ROW: pl.Int64, c.RULE: pl.String})
     stored = run.kept_parts(_INTERACTIONS)
@@ -376,9 +377,9 @@ def _repeated(run: _Run, intake: _Intake) -> pl.DataFrame:
     found = []
     for number in range(num_passes):
         mine = pl.col(c.EVENT_ID).hash(0) % num_passes == number
-        new = pl.scan_parquet(chunks).select(c.EVENT_ID, c.SOURCE_FILE, c.SOURCE_ROW).filter(mine)
+        new = pl.scan_parquet(chunks).select(c.EVENT_ID, c.SOURCE_FILE, c.SOURCE_ROW, _TURN).filter(mine)
         ids = _known_ids(stored, new)
-        rows = new.collect().with_columns(is_known=pl.col(c.EVENT_ID).is_in(ids.implode()))
+        rows = new.collect().sort(_TURN, c.SOURCE_ROW).with_columns(is_known=pl.col(c.EVENT_ID).is_in(ids.implode()))
         rule = pl.when("is_known").then(pl.lit(_KNOWN)).when(~pl.col(c.EVENT_ID).is_first_distinct()).then(pl.lit(DUPLICATE))
         found.append(rows.select(c.SOURCE_FILE, c.SOURCE_ROW, rule.alias(c.RULE)).drop_nulls(c.RULE))
     return pl.concat(found)
@@ -434,7 +435,7 @@ def _merge(run: _Run, repeated: pl.DataFrame, month: str, stored: Path | None, c
     """Rows of one month: the stored ones first, then the new ones in source order, stably by time. None if nothing changes."""
     before = pl.read_parquet(stored, hive_partitioning=False) if stored else None
     kept = [_without(run.deleted, before)] if before is not None else []
-    new = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in chunks]) if chunks else None
+    new = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in chunks]).drop(_TURN) if chunks else None
     if new is not None and repeated.height:
         marked = new.join(repeated, on=[c.SOURCE_FILE, c.SOURCE_ROW], how="left", maintain_order="left")
         duplicates = marked.filter(pl.col(c.RULE) == DUPLICATE).with_columns(pl.lit(None, pl.String).alias(FOUND))

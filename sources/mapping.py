@@ -260,8 +260,8 @@ def check_time_unit(values: pl.Series, *, unit: str, where: str) -> None:
         return
     others = [other for other in MICROSECONDS if _is_plausible(middle, other)]
     if others:
-        years = ", ".join(f"`{other}` gives {_year(middle, other):,.0f}" for other in others)
-        found = f"column `{values.name}` read as `{unit}` since 1970 lies around the year {_year(middle, unit):,.0f}"
+        years = ", ".join(f"`{other}` gives {_year(middle, other):.0f}" for other in others)
+        found = f"column `{values.name}` read as `{unit}` since 1970 lies around the year {_year(middle, unit):.0f}"
         raise SourceError(f"{where}: {found}; {years}. Set `source.time_unit: {others[0]}`.")
 
 

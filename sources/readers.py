@@ -261,7 +261,7 @@ def _decide_format(name: str, file_format: str) -> FileFormat:
 
 
 def _fetch(located: Located, scratch: Path | None) -> Path | bytes:
-    with _remote_errors(located.name), located.filesystem.open(located.path, "rb") as stream:
+    with _remote_errors(located.filesystem.unstrip_protocol(located.path)), located.filesystem.open(located.path, "rb") as stream:
         return _keep(stream, located.name, scratch)
 
 
