@@ -41,8 +41,10 @@ class Behaviour:
     item_offsets    [U+1]   where each user's distinct items start in item_positions, item_days
     item_positions  [P]     distinct items of the user, of the history or of a habit, ascending
     item_days       [P]     day of the last event with it
-    habit_offsets   [U+1]   where each user's rows start in `habits`
-    habits          [M]     habits rows with a column `position`
+    habit_offsets   [U+1]   where each user's habits rows start in habit_positions, habit_index
+    habit_positions [M]     item of each habits row, ascending within a user
+    habit_index     [M]     its row in `source`
+    source                  habits table; that of the whole bundle where `is_stored`
     """
 
     cutoff: date
@@ -55,10 +57,18 @@ class Behaviour:
     item_positions: Integers
     item_days: Integers
     habit_offsets: Integers
-    habits: pl.DataFrame
+    habit_positions: Integers
+    habit_index: Integers
+    source: pl.DataFrame
+    is_stored: bool
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def habits(self) -> pl.DataFrame:
+        """Habits rows of these users, [M]."""
+        return self.source[self.habit_index]
 
     def lengths(self) -> Integers:
         """Events per user, [U]."""
@@ -88,7 +98,10 @@ class Behaviour:
             item_positions=self.item_positions[items],
             item_days=self.item_days[items],
             habit_offsets=habit_offsets,
-            habits=self.habits[kept],
+            habit_positions=self.habit_positions[kept],
+            habit_index=self.habit_index[kept],
+            source=self.source,
+            is_stored=self.is_stored,
         )
 
     def blocks(self, size: int) -> Iterator["Behaviour"]:
@@ -123,7 +136,7 @@ class StoredBehaviour:
         histories = _explode(bundle.table(HISTORIES), (c.ITEM_INDEX, c.EVENT_DAY, c.EVENT_TYPE)).join(
             self._vocabulary, on=c.ITEM_INDEX, how="inner", maintain_order="left"
         )
-        self.behaviour = self._pack(histories, stored, self._cutoff)
+        self.behaviour = self._pack(histories, stored, self._cutoff, is_stored=True)
         self._rows = {user: row for row, user in enumerate(self.behaviour.users)}
         self._items = _item_repeats(stored, self._vocabulary)
         first_day = stored[c.LOG_FIRST_DAY].min() if stored.height else None
@@ -172,7 +185,7 @@ class StoredBehaviour:
             ]
         )
         rows = habits(interactions.lazy(), cutoff, self._settings.habit_half_lives_days, items=self._items.lazy(), log_first_day=self._log_first_day).collect()
-        return self._pack(history, rows, cutoff)
+        return self._pack(history, rows, cutoff, is_stored=False)
 
     def _events(self, histories: pl.DataFrame, users: Sequence[str], request_date: date) -> pl.DataFrame:
         """Raw events of the users asked for, by time, on known items, none after the request date."""
@@ -196,7 +209,7 @@ class StoredBehaviour:
             else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
         )
 
-    def _pack(self, history: pl.DataFrame, rows: pl.DataFrame, cutoff: date) -> Behaviour:
+    def _pack(self, history: pl.DataFrame, rows: pl.DataFrame, cutoff: date, *, is_stored: bool) -> Behaviour:
         """Pack events in order (user_id, position, event_day, event_type or code) and habits rows (user_id, item_id)."""
         users = pl.concat([history[c.USER_ID], rows[c.USER_ID]]).unique().sort()
         order = pl.DataFrame({c.USER_ID: users}).with_row_index(ROW)
@@ -229,7 +242,10 @@ class StoredBehaviour:
             item_positions=_integers(items[POSITION]),
             item_days=_integers(items[c.LAST_DAY]),
             habit_offsets=_offsets(packed[ROW], len(users)),
-            habits=packed.drop(ROW),
+            habit_positions=_integers(packed[POSITION]),
+            habit_index=np.arange(packed.height),
+            source=packed.drop(ROW, POSITION, c.ITEM_INDEX, strict=False),
+            is_stored=is_stored,
         )
 
 

@@ -15,9 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load_file
 
 from contracts.errors import BundleError
-
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
+from serving.item_tables import Floats, Integers, item_table
 
 HEAD_FORMAT: Final = 1
 SEASON_ROWS_AT_ONCE: Final = 65_536
@@ -61,10 +59,12 @@ class Networks:
     def __init__(self, folder: Path, positions: Integers, *, threads: int = 1) -> None:
         self.head = _read_head(folder / "head.json")
         tables = load_file(folder / "vectors.safetensors")
-        self.has_vectors, self.taste_items = _by_position(tables.get("taste_items"), positions)
-        _, self.linear_in = _by_position(tables.get("linear_in"), positions)
-        _, self.linear_out = _by_position(tables.get("linear_out"), positions)
-        _, self.linear_self = _by_position(tables.get("linear_self"), positions)
+        self.taste_items = item_table(tables, "taste_items", positions, threads=threads)
+        self.linear_in = item_table(tables, "linear_in", positions, threads=threads)
+        self.linear_out = item_table(tables, "linear_out", positions, threads=threads)
+        linear_self = item_table(tables, "linear_self", positions, threads=threads)
+        self.linear_self = None if linear_self is None else linear_self.rows(np.arange(len(positions)))
+        self.has_vectors = next((table.has_row for table in (self.taste_items, self.linear_out) if table is not None), np.zeros(len(positions), bool))
         self._encoder = _session(folder / "encoder.onnx", threads) if (folder / "encoder.onnx").is_file() else None
         self._season = _session(folder / "season.onnx", threads)
         self._habit = _session(folder / "habit.onnx", threads)
@@ -75,10 +75,19 @@ class Networks:
             raise ValueError(f"list: found {list_name!r}, this model ranks {', '.join(sorted(self.head.lists))}")
         return self.head.lists[list_name]
 
-    def encode(self, inputs: dict[str, NDArray[Any]]) -> Floats | None:
-        """Queries [B, D] of a right-padded block of histories; None where the model has no encoder."""
-        if self._encoder is None or self.taste_items is None:
-            return None
+    @property
+    def width(self) -> int:
+        """Width of taste's vectors, D."""
+        return 0 if self.taste_items is None else self.taste_items.width
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether taste has a sequence encoder."""
+        return self._encoder is not None and self.taste_items is not None
+
+    def encode(self, inputs: dict[str, NDArray[Any]]) -> Floats:
+        """Queries [B, D] of a right-padded block of histories, for a model with an encoder."""
+        assert self._encoder is not None
         wanted = {node.name for node in self._encoder.get_inputs()}
         (query,) = self._encoder.run(["query"], {name: value for name, value in inputs.items() if name in wanted})
         return np.asarray(query, dtype=np.float32)
@@ -105,16 +114,6 @@ def _read_head(path: Path) -> Head:
         raise BundleError(
             f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head format {HEAD_FORMAT}. Export the networks again."
         ) from error
-
-
-def _by_position(table: NDArray[Any] | None, positions: Integers) -> tuple[NDArray[np.bool_], Floats | None]:
-    """Rows in order of position; items beyond the table (newer than the vectors) get zeros and are marked."""
-    if table is None:
-        return np.zeros(len(positions), bool), None
-    known = positions < len(table)
-    ordered = np.zeros((len(positions), *table.shape[1:]), np.float32)
-    ordered[known] = table[positions[known]]
-    return known, ordered
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:

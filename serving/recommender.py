@@ -59,6 +59,7 @@ class Question:
     candidates: NDArray[np.bool_]
     season: Floats
     k: int
+    lookup_shift_days: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,19 @@ class Recommender:
         Raises ValueError for a date before the cut-off, an unknown list or a k below 1.
         """
         asked = list(dict.fromkeys(users)) if users is not None else list(self.users)
-        question = self.question(request_date, list_name=list_name, k=k, candidates=candidates, region=region)
+        question = self.question(request_date, list_name=list_name, k=k, candidates=candidates, region=region, lookup_shift_days=lookup_shift_days)
         answers = list(self.answer(asked, question, exclude=self._exclusions(exclude, asked), histories=histories))
         return self._rankings(answers, question, asked)
 
     def question(
-        self, request_date: date, *, list_name: str = "again", k: int = 10, candidates: Sequence[str] | pl.Series | None = None, region: str = c.ALL_REGIONS
+        self,
+        request_date: date,
+        *,
+        list_name: str = "again",
+        k: int = 10,
+        candidates: Sequence[str] | pl.Series | None = None,
+        region: str = c.ALL_REGIONS,
+        lookup_shift_days: int = 0,
     ) -> Question:
         """What all users of a call share. Raises ValueError for a date before the cut-off, an unknown list or a k below 1."""
         if request_date < self.cutoff:
@@ -175,9 +183,9 @@ class Recommender:
         else:
             offered = np.zeros(len(self.item_ids), bool)
             offered[self.positions_of(candidates)] = True
-        scores = self.season_of(request_date, region)[:, SEASON_COLUMN[list_name]]
+        scores = self.season_of(request_date, region, lookup_shift_days)[:, SEASON_COLUMN[list_name]]
         centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
-        return Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k)
+        return Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k, lookup_shift_days)
 
     def answer(
         self, users: Sequence[str], question: Question, *, exclude: Mapping[str, Sequence[str]] | None = None, histories: pl.DataFrame | None = None
@@ -238,7 +246,7 @@ class Recommender:
             habit = np.zeros(len(rows), np.float32)
             scores[rows, positions] = -np.inf
         else:
-            habit = self._habit(block, question.request_date)
+            habit = self._habit(block, question.request_date, question.lookup_shift_days)
             scores[rows, positions] += habit
         for row, user in enumerate(block.users):
             if user in excluded:
@@ -264,9 +272,9 @@ class Recommender:
         has_history = np.diff(block.item_offsets) > 0
         if not has_history.any():
             return taste
-        queries = self._queries(block, question.request_date, question.lookup_shift_days) if head.encoder_weight else None
-        if queries is not None and networks.taste_items is not None:
-            np.matmul(queries * np.float32(head.encoder_weight), networks.taste_items.T, out=taste)
+        if networks.taste_items is not None and networks.has_encoder and head.encoder_weight:
+            queries = self._queries(block, question.request_date, question.lookup_shift_days)
+            taste += networks.taste_items.products(queries * np.float32(head.encoder_weight))
         for term in head.linear:
             taste += self._linear(block, term)
         counted = question.candidates & networks.has_vectors
@@ -276,7 +284,7 @@ class Recommender:
         taste[~has_history] = 0
         return taste
 
-    def _queries(self, block: Behaviour, request_date: date) -> Floats:
+    def _queries(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
         """Encoder's query per user, [B, D]; histories of similar length run together, so padding stays small."""
         networks, max_history = self.networks, self.networks.head.max_history
         queries: Floats | None = None
@@ -289,7 +297,7 @@ class Recommender:
                     "event_days": days,
                     "event_types": types,
                     "lengths": lengths,
-                    "request_day": np.full(len(part), (request_date - EPOCH).days, np.int64),
+                    "request_day": np.full(len(part), (request_date - EPOCH).days + lookup_shift_days, np.int64),
                     "lead_days": np.full(len(part), (request_date - block.cutoff).days, np.float32),
                 }
             )
@@ -314,11 +322,11 @@ class Recommender:
         linear *= np.float32(term.weight)
         return linear
 
-    def _habit(self, block: Behaviour, request_date: date) -> Floats:
+    def _habit(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
         """Habit of each habits row, [M]; read off where it was computed for all stored users of the date."""
-        if block.is_stored and request_date in self._habits:
+        if block.is_stored and request_date in self._habits and not lookup_shift_days:
             return self._habits[request_date][block.habit_index]
-        return self._compute_habit(block.habits, block.cutoff, request_date)
+        return self._compute_habit(block.habits, block.cutoff, request_date, lookup_shift_days)
 
     def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT) -> None:
         """Compute what every request for a date shares: season, and habit of all stored users where these are at most `max_habits` rows."""
@@ -329,15 +337,21 @@ class Recommender:
             with self._lock:
                 self._habits = {**dict(list(self._habits.items())[-(HABIT_DATES_KEPT - 1) :]), request_date: scores}
 
-    def _compute_habit(self, habits: pl.DataFrame, cutoff: date, request_date: date) -> Floats:
-        settings = self.bundle.metadata
+    def _compute_habit(self, habits: pl.DataFrame, cutoff: date, request_date: date, lookup_shift_days: int = 0) -> Floats:
         parts = []
         for rows in habits.iter_slices(HABIT_ROWS_AT_ONCE):
-            inputs = habit_inputs(
-                rows.lazy(), request_date, cutoff=cutoff, horizon_days=settings.horizon_days, half_lives_days=settings.features.habit_half_lives_days
-            ).select(self.networks.head.habit_inputs)
-            parts.append(self.networks.habit(inputs.collect().to_numpy(order="c")))
+            inputs = self._habit_inputs(rows, cutoff, request_date)
+            if lookup_shift_days:
+                inputs = _with_look_ups(inputs, self._habit_inputs(rows, cutoff, request_date + timedelta(days=lookup_shift_days)), HABIT_LOOK_UPS)
+            parts.append(self.networks.habit(inputs.to_numpy(order="c")))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _habit_inputs(self, habits: pl.DataFrame, cutoff: date, request_date: date) -> pl.DataFrame:
+        """Inputs of the habit network, as `features.habits` makes them."""
+        settings = self.bundle.metadata
+        half_lives = settings.features.habit_half_lives_days
+        rows = habit_inputs(habits.lazy(), request_date, cutoff=cutoff, horizon_days=settings.horizon_days, half_lives_days=half_lives)
+        return rows.select(self.networks.head.habit_inputs).collect()
 
     def _compute_season(self, request_date: date, region: str, lookup_shift_days: int) -> Floats:
         """Season of all items as the season network sees them on a date, [I, 2]."""

@@ -134,7 +134,7 @@ def test_request_date_changes_season_and_is_computed_once(tmp_path: Path, monkey
     shop = shop_with(tmp_path, season={"season_lead": (1.0, 1.0)})
     calls = []
     original = Recommender._compute_season
-    monkeypatch.setattr(Recommender, "_compute_season", lambda self, day, region: calls.append(day) or original(self, day, region))
+    monkeypatch.setattr(Recommender, "_compute_season", lambda self, day, *where: calls.append(day) or original(self, day, *where))
     assert shop.season_of(JULY + timedelta(days=84))[:, 0].tolist() == [1.0] * 4
     assert shop.season_of(JULY)[:, 0].tolist() == [0.0] * 4
     shop.season_of(JULY)
