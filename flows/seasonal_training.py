@@ -9,7 +9,7 @@ from contracts.artifacts import TrainingOutcome
 from contracts.config import PipelineConfig
 from tasks.build_features import build_features
 from tasks.build_season import build_season
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, find_champion
 from tasks.fine_tune import fine_tune
 from tasks.forecast_demand import forecast_demand
 from tasks.gate import gate
@@ -18,7 +18,7 @@ from tasks.pretrain import pretrain
 from tasks.promote import promote
 from tasks.publish import publish
 from tasks.register import register
-from tasks.store import Store
+from tasks.store import store_of
 from tasks.validate import validate
 from tasks.write_report import write_report
 
@@ -34,22 +34,28 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
     fresh
         Do every step again, also those whose input, configuration and code did not change.
     """
-    store = Store(root=f"{config.storage_root}/{config.name}")
+    store = store_of(config)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}) if fresh else nullcontext():
         ingested = ingest(config.source, store)
         validated = validate(ingested, config.validation, store, horizon_days=config.evaluation.horizon_days)
-        features = build_features(validated, ingested.item_catalogue, config.features, config.forecast, config.fine_tuning, config.evaluation, store, has_users=config.source.has_users)
+        features = build_features(
+            validated, ingested.item_catalogue, config.features, config.forecast, config.fine_tuning, config.evaluation, store, has_users=config.source.has_users
+        )
         forecasts = forecast_demand(features, config.forecast, store) if config.forecast.enabled else None
         if not config.source.has_users:
-            report = write_report(config, store, ingested, validated, features, forecasts)
-            return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=report, forecasts=forecasts)
-        season = build_season(features, forecasts, config.features, config.evaluation, config.fine_tuning, store)
-        snapshots = pretrain(features, config.pretraining, config.compute, store, seed=config.seed)
-        bundles = fine_tune(features, season, snapshots, forecasts, config.pretraining, config.fine_tuning, config.evaluation, config.compute, store, seed=config.seed)
-        evaluation = evaluate(bundles, validated, features, config.evaluation, config.registry, store)
+            return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=None, forecasts=forecasts)
+        season = build_season(features, forecasts, config.features, config.evaluation, store)
+        snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
+        bundles = fine_tune(
+            features, season, snapshots, forecasts, config.fine_tuning, config.features, config.evaluation, config.compute, store, name=config.name, seed=config.seed
+        )
+        champion = find_champion(config.registry, store)
+        evaluation = evaluate(
+            bundles, champion, validated, features, config.evaluation, config.features, config.fine_tuning.target_events, store, name=config.name, seed=config.seed
+        )
         version = register(config, store, ingested, validated, features, forecasts, snapshots, bundles, evaluation)
         challenger = gate(version, bundles, evaluation, config.registry, store)
         promotion = promote(version, challenger, evaluation, config.registry, store)
-        published = publish(promotion, config.registry, config.publish, config.evaluation, features, store)
-        report = write_report(config, store, ingested, validated, features, forecasts, bundles, evaluation, version, promotion, published)
+        published = publish(promotion, config.registry, config.publish, config.evaluation, config.validation, features, store)
+        report = write_report(config, store, ingested, validated, features, forecasts, bundles, evaluation, version, promotion)
     return TrainingOutcome(version=version, promotion=promotion, evaluation=evaluation, published=published, report=report, forecasts=forecasts)

@@ -1,0 +1,115 @@
+"""What a run prints at its end: figures beside the baselines, a decision, lists at two dates, where to look next."""
+
+from datetime import date
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from contracts.artifacts import EvaluationRef, TrainingOutcome
+from contracts.config import PipelineConfig
+from contracts.errors import BundleError
+from evaluation.results import EvaluationResult
+from serving.recommender import Recommender
+from tasks.audit import audit_trail
+from tasks.evaluate import read_evaluation
+from tasks.examples import example_dates, example_user, item_titles
+from tasks.registry import CHAMPION, bundle_of_version, connect, local_tracking_uri, version_at
+from tasks.store import Store, audit_address, store_of
+
+
+def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
+    """The outcome, then ten recommendations for one household in July and at Thanksgiving."""
+    show_outcome(config, outcome, console)
+    recommender = load_champion(config)
+    user = example_user(recommender)
+    for occasion, day in example_dates(recommender.cutoff, config.features.country).items():
+        console.print(f"\n[bold]Household {user}, {occasion} ({day}), asked at the end of the data ({recommender.cutoff})[/bold]")
+        print_list(recommender, user, day, list_name="again", k=10, explain=True, console=console)
+    _where_next(config, outcome, console)
+
+
+def show_outcome(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
+    """Figures and decision of a run."""
+    if outcome.evaluation:
+        print_evaluation(outcome.evaluation, console)
+    if outcome.promotion:
+        verdict = "promoted to champion" if outcome.promotion.promoted else ("challenger, waits for a review" if outcome.promotion.challenger else "refused by its gates")
+        console.print(f"\n[bold]Version {outcome.version.version if outcome.version else '?'}: {verdict}[/bold]")
+        for reason in outcome.promotion.reasons:
+            console.print(f"  {escape(reason)}")
+    if outcome.forecasts and not outcome.evaluation:
+        console.print(f"{outcome.forecasts.forecasts.rows:,} rows of forecasts: {outcome.forecasts.forecasts.path}")
+
+
+def print_evaluation(evaluation: EvaluationRef, console: Console) -> None:
+    """NDCG@10 per list, model and lead with its interval; the recommender's gain over each with its interval."""
+    result = read_evaluation(evaluation.path)
+    for list_name in result.lists:
+        console.print(_evaluation_table(result, list_name))
+
+
+def _evaluation_table(result: EvaluationResult, list_name: str) -> Table:
+    origins = ", ".join(map(str, result.origins))
+    table = Table(title=f"{list_name}: NDCG@10 [95 % interval], cut-offs {origins}", title_justify="left")
+    table.add_column("model")
+    for lead in result.leads:
+        table.add_column(f"lead {lead} days", justify="right")
+        table.add_column("gain", justify="right")
+    for model in sorted(result.models, key=lambda name: -result.figure(name, list_name).value):
+        cells = []
+        for lead in result.leads:
+            figure = result.figure(model, list_name, lead)
+            cells.append(f"{figure.value:.4f} [{figure.ci_low:.4f}, {figure.ci_high:.4f}]")
+            compared = None if model == result.model else result.comparison(model, list_name, lead)
+            cells.append(f"{compared.relative:+.1%} [{compared.relative_low:+.1%}, {compared.relative_high:+.1%}]" if compared else "")
+        table.add_row(escape(model), *map(escape, cells), style="bold green" if model == result.model else "")
+    return table
+
+
+def load_champion(config: PipelineConfig) -> Recommender:
+    """The recommender that serves. Raises BundleError where none was promoted yet."""
+    store = store_of(config)
+    client = connect(config.registry, store.storage_root)
+    champion = version_at(client, config.registry.model_name, CHAMPION)
+    if champion is None:
+        raise BundleError(f"{config.registry.model_name}: no champion yet. Run the pipeline, and review the challenger or set registry.auto_promote.")
+    return Recommender.load(bundle_of_version(config.registry, store.storage_root, champion.version), version=champion.version)
+
+
+def print_list(recommender: Recommender, user: str, request_date: date, *, list_name: str, k: int, explain: bool, console: Console) -> None:
+    """One list as a table, each score split into its parts where asked."""
+    rankings = recommender.rank([user], request_date=request_date, list_name=list_name, k=k)
+    names = item_titles(recommender)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("rank", "item", "what", "score", *(("taste", "habit", "season") if explain else ())):
+        table.add_column(heading, justify="left" if heading in {"item", "what"} else "right")
+    for row in rankings.iter_rows(named=True):
+        parts = [f"{row[part]:+.2f}" for part in ("taste", "habit", "season")] if explain else []
+        table.add_row(str(row["rank"]), row["item_id"], escape(names.get(row["item_id"], "")), f"{row['score']:.2f}", *parts)
+    console.print(table)
+    if user not in recommender.users:
+        console.print(f"user {escape(user)} is unknown: this is the seasonal answer", style="yellow")
+
+
+def print_audit(config: PipelineConfig, console: Console) -> None:
+    """Every decision about this pipeline's model."""
+    table = Table()
+    trail = audit_trail(audit_address(store_of(config)), config.registry.model_name)
+    for heading in ("at", "version", "decision", "by", "previous_champion", "reasons"):
+        table.add_column(heading)
+    for row in trail.iter_rows(named=True):
+        table.add_row(*(escape(str(row[heading] or "")) for heading in ("at", "version", "decision", "by", "previous_champion", "reasons")))
+    console.print(table)
+
+
+def _where_next(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
+    store: Store = store_of(config)
+    console.print("\n[bold]Where to look next[/bold]")
+    console.print(f"  report      {Path(outcome.report or '').resolve().as_uri()}", soft_wrap=True)
+    console.print("  web pages   make ui    (Prefect: runs, steps, artifacts; MLflow: models, figures, Data Docs)")
+    console.print(f"  MLflow      {config.registry.tracking_uri or local_tracking_uri(store.storage_root)}", soft_wrap=True)
+    if outcome.published:
+        console.print(f"  rankings    {outcome.published.path} ({outcome.published.rows:,} rows)", soft_wrap=True)
+    console.print("  ask         .venv/bin/perennial recommend complete_journey --user 1 --date 2018-07-02 --explain")

@@ -1,0 +1,105 @@
+"""Step `report`: one HTML page for a person - the decision, the figures, the year, the forecast, example lists, the data."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+from prefect import task
+from prefect.artifacts import create_link_artifact
+from prefect.logging import get_run_logger
+
+from contracts import columns as c
+from contracts.artifacts import Bundles, EvaluationRef, FeatureTables, ForecastTables, IngestReport, PromotionOutcome, RegisteredVersion, ValidationReport
+from contracts.config import PipelineConfig
+from evaluation.gates import PromotionDecision
+from evaluation.report import DataQuality, ReportData, render_report
+from evaluation.report_panels import Example, ForecastPanel, example_of, forecast_panel, season_heat_map
+from serving.recommender import Recommender
+from tasks.evaluate import read_evaluation
+from tasks.examples import example_dates, example_user, item_titles
+from tasks.registry import ChildRun, connect, log_to_run
+from tasks.reuse import run_each_time
+from tasks.store import Store, read_table, write_text
+
+NUM_FORECAST_PANELS = 4
+REPORT_NAME = "report.html"
+
+
+@task(name="report", **run_each_time(minutes=30))
+def write_report(
+    config: PipelineConfig,
+    store: Store,
+    ingested: IngestReport,
+    validated: ValidationReport,
+    features: FeatureTables,
+    forecasts: ForecastTables | None,
+    bundles: Bundles,
+    evaluation: EvaluationRef,
+    version: RegisteredVersion,
+    promotion: PromotionOutcome,
+) -> str:
+    """Render the page, keep it with the store and with the MLflow run, and link it from Prefect. Returns its path."""
+    recommender = Recommender.load(bundles.final.path)
+    demand = read_table(features.demand).collect()
+    data = ReportData(
+        title=config.name.replace("_", " ").title(),
+        model_label="perennial",
+        evaluation=read_evaluation(evaluation.against_champion or evaluation.path),
+        decision=PromotionDecision(promoted=promotion.promoted, reasons=promotion.reasons),
+        created=f"{datetime.now(UTC):%-d %B %Y, %H:%M} UTC",
+        quality=DataQuality(
+            rows_in=ingested.rows_in,
+            rows_accepted=validated.rows_accepted,
+            rows_quarantined=ingested.rows_quarantined + validated.rows_quarantined,
+            rows_deleted=ingested.rows_deleted,
+            rows_known=ingested.rows_known,
+            quarantined_by_rule={**ingested.quarantined_by_rule, **validated.quarantined_by_rule},
+            num_expectations=validated.num_expectations,
+            findings=validated.findings,
+            data_docs=Path(validated.data_docs).resolve().as_uri() if validated.data_docs else None,
+        ),
+        heat_maps=(season_heat_map(demand),),
+        forecasts=tuple(_forecasts(demand, features, forecasts)) if forecasts else (),
+        examples=tuple(_examples(config, recommender)),
+        facts={
+            "version": f"{version.name} {version.version}",
+            "MLflow run": version.run_id,
+            "evaluation": evaluation.digest,
+            "data": validated.accepted.digest,
+            "data until": features.end,
+            "seed": str(config.seed),
+        },
+    )
+    path = write_text(render_report(data), Path(store.root) / REPORT_NAME)
+    client = connect(config.registry, store.storage_root)
+    log_to_run(client, version.run_id, ChildRun("report", artifacts=[path]))
+    create_link_artifact(path.resolve().as_uri(), key="report", link_text="Report")
+    get_run_logger().info("report: %s", path.resolve().as_uri())
+    return str(path)
+
+
+def _forecasts(demand: pl.DataFrame, features: FeatureTables, forecasts: ForecastTables) -> list[ForecastPanel]:
+    """Fan charts of the total and the largest coarse categories, at the last evaluated cut-off, beside what came."""
+    table = read_table(forecasts.forecasts).collect()
+    cutoff = date.fromisoformat(features.origins[-1])
+    known = table.filter(pl.col(c.CUTOFF) == cutoff)
+    coarse = demand.filter(pl.col(c.LEVEL) == c.CATEGORY, ~pl.col(c.ID).str.contains(c.CATEGORY_SEPARATOR, literal=True), pl.col(c.REGION) == c.ALL_REGIONS)
+    largest = coarse.group_by(c.ID).agg(pl.col(c.UNITS).sum()).sort(c.UNITS, c.ID, descending=[True, False])[c.ID].head(NUM_FORECAST_PANELS - 1).to_list()
+    wanted = [("total", "total"), *((c.CATEGORY, name) for name in largest)]
+    return [
+        forecast_panel(demand.filter(pl.col(c.REGION) == c.ALL_REGIONS), known, level=level, id=name, cutoff=cutoff, num_periods_before=52)
+        for level, name in wanted
+        if known.filter(pl.col(c.LEVEL) == level, pl.col(c.ID) == name).height
+    ]
+
+
+def _examples(config: PipelineConfig, recommender: Recommender) -> list[Example]:
+    user, names = example_user(recommender), item_titles(recommender)
+    examples = []
+    for list_name in recommender.lists:
+        for occasion, day in example_dates(recommender.cutoff, config.features.country).items():
+            rankings = recommender.rank([user], request_date=day, list_name=list_name, k=10)
+            examples.append(
+                example_of(rankings, user=user, list_name=list_name, request_date=day, title=occasion, item_catalogue=recommender.item_catalogue, names=names)
+            )
+    return examples
