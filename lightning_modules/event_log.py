@@ -1,0 +1,161 @@
+"""The training events as memory-mapped Arrow: what every rank and worker reads, none of it held in memory.
+
+`training_events` (Parquet, sorted by user, time, source order) is copied once to an uncompressed Arrow file of three small columns;
+record batches end where a user ends. Positions 0..N-1 count its rows; a user's events are the range `offsets[u]:offsets[u+1]`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from contracts import columns as c
+from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
+
+EVENT_DAY = "event_day"
+SHARD_ROWS = 4_000_000
+SCHEMA = pa.schema([(c.ITEM_INDEX, pa.int32()), (EVENT_DAY, pa.int32()), (c.EVENT_TYPE, pa.uint8())])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Columns of one record batch, zero-copy views of the mapped file."""
+
+    items: np.ndarray
+    days: np.ndarray
+    types: np.ndarray
+
+
+class EventLog:
+    """Events by position. `users` [U] ids in order of their first row, `offsets` [U+1]."""
+
+    def __init__(self, folder: Path) -> None:
+        source = pa.memory_map(str(folder / "events.arrow"))
+        reader = pa.ipc.open_file(source)
+        self.shards = [
+            Shard(*(column.to_numpy(zero_copy_only=True) for column in reader.get_batch(number).columns)) for number in range(reader.num_record_batches)
+        ]
+        self.starts = np.concatenate([[0], np.cumsum([len(shard.items) for shard in self.shards])]).astype(np.int64)
+        self.offsets: np.ndarray = np.load(folder / "offsets.npy", mmap_mode="r")
+        self._users = folder / "users.parquet"
+
+    @property
+    def num_users(self) -> int:
+        """Users with at least one event."""
+        return len(self.offsets) - 1
+
+    def users(self) -> pl.Series:
+        """User ids in order of row, [U]."""
+        return pl.read_parquet(self._users)[c.USER_ID]
+
+    def take(self, positions: np.ndarray) -> Shard:
+        """Items, days and types at `positions` (any order)."""
+        shard_of = np.searchsorted(self.starts, positions, side="right") - 1
+        touched = np.unique(shard_of)
+        if len(touched) == 1:
+            shard, local = self.shards[touched[0]], positions - self.starts[touched[0]]
+            return Shard(shard.items[local], shard.days[local], shard.types[local])
+        out = Shard(np.empty(len(positions), np.int32), np.empty(len(positions), np.int32), np.empty(len(positions), np.uint8))
+        for number in touched:
+            mine = shard_of == number
+            shard, local = self.shards[number], positions[mine] - self.starts[number]
+            out.items[mine], out.days[mine], out.types[mine] = shard.items[local], shard.days[local], shard.types[local]
+        return out
+
+    def ends_before(self, day: int) -> np.ndarray:
+        """For each user the position behind the last event before `day`, [U]."""
+        ends = np.empty(self.num_users, np.int64)
+        for number, shard, first, last in self._by_shard():
+            local = self.offsets[first:last] - self.starts[number]
+            ends[first:last] = self.offsets[first:last] + np.add.reduceat(shard.days < day, local, dtype=np.int64)
+        return ends
+
+    def item_counts(self, day: int, num_items: int) -> np.ndarray:
+        """Events of each item before `day`, [I]."""
+        counts = np.zeros(num_items, np.int64)
+        for shard in self.shards:
+            counts += np.bincount(shard.items[shard.days < day], minlength=num_items)
+        return counts
+
+    def _by_shard(self) -> Iterator[tuple[int, Shard, int, int]]:
+        bounds = np.searchsorted(self.offsets, self.starts)
+        for number, shard in enumerate(self.shards):
+            yield number, shard, int(bounds[number]), int(bounds[number + 1])
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Positions of the ranges `starts[i] : starts[i] + lengths[i]`, end to end."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def prepare_event_log(events: str, folder: Path, event_types: Mapping[str, int], num_items: int) -> None:
+    """Copy the events to `folder` as Arrow, a shard at a time; does nothing where that was finished before.
+
+    Raises NotEnoughHistoryError where there are no events, CheckpointMismatchError where an item lies outside the vocabulary.
+    """
+    if (folder / "offsets.npy").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    users: list[pl.Series] = []
+    lengths: list[np.ndarray] = []
+    with pa.OSFile(str(folder / "events.arrow.part"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for shard in _whole_users(_read(events), SHARD_ROWS):
+            _check_items(shard, events, num_items)
+            runs = shard[c.USER_ID].rle().struct.unnest()
+            users.append(runs["value"].alias(c.USER_ID))
+            lengths.append(runs["len"].to_numpy())
+            codes = shard[c.EVENT_TYPE].cast(pl.String).replace_strict(dict(event_types), default=0, return_dtype=pl.UInt8)
+            columns = [shard[c.ITEM_INDEX].cast(pl.Int32), shard[EVENT_DAY].cast(pl.Int32), codes]
+            writer.write_batch(pa.record_batch([pa.array(column.to_numpy()) for column in columns], schema=SCHEMA))
+    if not users:
+        raise NotEnoughHistoryError(f"training_events: expected at least one event, found none in {events}. Check the cut-off and the ingest.")
+    pl.concat(users).to_frame().write_parquet(folder / "users.parquet")
+    (folder / "events.arrow.part").replace(folder / "events.arrow")
+    np.save(folder / "offsets.part.npy", np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)]))
+    (folder / "offsets.part.npy").replace(folder / "offsets.npy")
+
+
+def _read(events: str) -> Iterator[pl.DataFrame]:
+    path = Path(events)
+    for part in [path] if path.is_file() else sorted(path.rglob("*.parquet")):
+        with pq.ParquetFile(part) as parquet:
+            for batch in parquet.iter_batches(1_000_000, columns=[c.USER_ID, c.ITEM_INDEX, EVENT_DAY, c.EVENT_TYPE]):
+                frame = pl.from_arrow(batch)
+                assert isinstance(frame, pl.DataFrame)
+                yield frame
+
+
+def _whole_users(batches: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """Frames of about `rows` rows that end where a user ends."""
+    kept: list[pl.DataFrame] = []
+    for batch in batches:
+        kept.append(batch)
+        if sum(frame.height for frame in kept) < rows:
+            continue
+        frame = pl.concat(kept)
+        whole = frame.height - int(frame[c.USER_ID].rle().struct.field("len")[-1])
+        if whole:
+            yield frame[:whole]
+        kept = [frame[whole:]]
+    rest = pl.concat(kept) if kept else None
+    if rest is not None and rest.height:
+        yield rest
+
+
+def _check_items(shard: pl.DataFrame, events: str, num_items: int) -> None:
+    largest, smallest = shard[c.ITEM_INDEX].max(), shard[c.ITEM_INDEX].min()
+    if largest is None or smallest is None or int(str(largest)) >= num_items or int(str(smallest)) < 0:
+        raise CheckpointMismatchError(
+            f"training_events: expected item_index from 0 to {num_items - 1}, found {smallest} to {largest} in {events}. Build the events with the vocabulary of this run."
+        )
+
+
+def process_rank() -> int:
+    """Rank of this process among those that train together, 0 where it is alone; rank 0 writes shared files."""
+    return int(os.environ.get("RANK", "0"))

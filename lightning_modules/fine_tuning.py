@@ -1,0 +1,431 @@
+"""Fine-tuning: the head is fitted on target events of sampled cut-offs, and its networks are exported for serving.
+
+The loss of a list is the cross-entropy of each user's targets over the candidates: the pool of the cut-off, some other items drawn at random
+(weighted up for those not drawn) and the user's own history and targets. A target counts less the further down it stands already, as in
+the measure: most of what a user buys is beyond any list of ten, and would rule the loss otherwise.
+
+Letters: B users, C shared candidates of the step (pool first), M pairs of these users, E the most pairs of one user outside the shared
+ones, K terms of taste.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor
+
+from contracts import columns as c
+from contracts.artifacts import JobResult
+from contracts.errors import NotEnoughHistoryError
+from contracts.sections.training import ComputeConfig
+from lightning_modules.event_log import EventLog, process_rank
+from lightning_modules.export import export_networks
+from lightning_modules.head import Head, build_head
+from lightning_modules.jobs import FineTuneJob
+from lightning_modules.pretraining import open_log
+from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
+from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, say
+
+NEVER = -1e9
+TOP = 10
+RANKS = 100
+RANK_SCALE = {"again": 10.0, "discover": 30.0}
+STATISTICS_ROWS = 20_000
+CHECK_USERS = 1_024
+HELD_OUT_SHARE = 0.25
+CHECKS_PER_EPOCH = 2
+WARM_UP = 0.1
+ENCODER_WEIGHT = 0.3
+LINEAR_WEIGHT = {"again": 0.5, "discover": 1.0}
+CALENDAR_INPUTS = ("season_sin_1", "season_cos_1", "season_sin_2", "season_cos_2")
+DAYS_FOR_CALENDAR = 730
+
+
+@dataclass
+class UserBatch:
+    """Some users of one sample: which sample, their rows, the seed of the step's drawn candidates."""
+
+    sample: int
+    users: Tensor
+    seed: int
+    fraction: float
+    is_last: bool
+
+
+class SampleWalk:
+    """Loader over (sample, users): every user of every training sample once in an epoch, in an order seeded by epoch; resumes at the next unseen batch."""
+
+    def __init__(self, users: list[np.ndarray], *, batch_users: int, epochs: int, seed: int) -> None:
+        self.users, self.batch_users, self.epochs, self.seed = users, batch_users, epochs, seed
+        self.rank, self.world_size = 0, 1
+        self.position = 0
+
+    @property
+    def batches_in_epoch(self) -> int:
+        """Batches of one epoch."""
+        return sum(-(-len(users) // self.batch_users) for users in self.users)
+
+    def __len__(self) -> int:
+        """Batches of all epochs."""
+        return self.batches_in_epoch * self.epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Batches consumed; the same for every rank."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.position = state["position"]
+
+    def __iter__(self) -> Iterator[UserBatch]:
+        """Batches from the present position on; starting again after the end begins anew."""
+        while self.position < len(self):
+            epoch, first = divmod(self.position, self.batches_in_epoch)
+            for sample, users in self._epoch(epoch)[first:]:
+                self.position += 1
+                mine = users[self.rank :: self.world_size]
+                yield UserBatch(sample, torch.from_numpy(mine), self.seed * 1_000_003 + self.position, self.position / len(self), self.position == len(self))
+        self.position = 0
+
+    def _epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        generator = np.random.default_rng([self.seed, epoch])
+        batches = []
+        for sample, users in enumerate(self.users):
+            order = generator.permutation(users)
+            batches += [(sample, np.sort(order[start : start + self.batch_users])) for start in range(0, len(users), self.batch_users)]
+        return [batches[number] for number in generator.permutation(len(batches))]
+
+
+class FineTuning(lightning.LightningModule):
+    """Loss and optimiser of the head."""
+
+    def __init__(self, head: Head, job: FineTuneJob, samples: list[SampleData], label: str = "") -> None:
+        super().__init__()
+        self.head, self.job, self.samples, self.label = head, job, samples, label
+
+    def training_step(self, batch: UserBatch, batch_idx: int) -> Tensor:
+        """Sum over lists of the mean loss of the step's targets, over all processes."""
+        parts = [list_loss(ranked) for ranked in rank_lists(self.head, self.job, self.samples[batch.sample], batch.users, seed=batch.seed)]
+        total = 0.0 * sum(parameter.sum() for parameter in self.head.parameters())
+        for loss, weight in parts:
+            share = weight if self.trainer.world_size == 1 else self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
+            total = total + loss / share.clamp(min=1e-9)
+        return total
+
+    def on_train_batch_start(self, batch: UserBatch, batch_idx: int) -> None:
+        """Warm up over the first tenth, then follow a cosine to nothing."""
+        if batch.fraction < WARM_UP:
+            share = batch.fraction / WARM_UP
+        else:
+            share = 0.5 + 0.5 * math.cos(math.pi * (batch.fraction - WARM_UP) / (1 - WARM_UP))
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.job.optimizer.learning_rate * max(share, 0.01)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Optimiser of the head."""
+        return build_optimizer(list(self.named_parameters()), self.job.optimizer, undecayed=("bias", "raw_weights"))
+
+    def progress(self, batch: UserBatch) -> tuple[float, str, float]:
+        """Fraction of this head's walk."""
+        return batch.fraction, f"{self.label},", 0.0
+
+
+class NewestCutoff(lightning.Callback):
+    """Look at held-out users of the newest sampled cut-off; keep the best weights, end where they stop getting better."""
+
+    def __init__(self, sample: SampleData, users: np.ndarray, job: FineTuneJob, *, every_steps: int) -> None:
+        self.sample, self.users, self.job, self.every_steps = sample, users, job, every_steps
+        self.figures: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: FineTuning) -> None:
+        """Look once before the first step: the priors are what training must beat."""
+        if not self.figures:
+            self._look(pl_module)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: FineTuning, outputs: Any, batch: UserBatch, batch_idx: int) -> None:
+        """Look every `every_steps` steps and after the last."""
+        if not len(self.users) or (trainer.global_step % self.every_steps and not batch.is_last):
+            return
+        self._look(pl_module)
+        if len(self.figures) - 1 - int(np.argmax(self.scores())) >= self.job.patience:
+            trainer.should_stop = True
+
+    def scores(self) -> list[float]:
+        """One number for each look: mean over lists of the log of NDCG@10, so that lists count by relative gain."""
+        return [sum(math.log(value + 1e-6) for value in figures.values()) / len(figures) for figures in self.figures]
+
+    def _look(self, pl_module: FineTuning) -> None:
+        if not len(self.users):
+            return
+        figures = measure(pl_module.head, self.job, self.sample, self.users[:CHECK_USERS])
+        self.figures.append(figures)
+        if self.scores()[-1] >= max(self.scores()):
+            self.best = {name: value.detach().clone() for name, value in pl_module.head.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Figures and best weights so far."""
+        return {"figures": self.figures, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.figures, self.best = list(state_dict["figures"]), state_dict["best"]
+
+
+@dataclass(frozen=True)
+class RankedTargets:
+    """Targets of some users in one list; T targets.
+
+    scores, totals  [T]  score of the target; log of the sum of exponentials over the user's candidates
+    ranks           [T]  candidates before it, at most `RANKS`
+    rows            [T]  place of the user in the batch
+    num_targets     [B]  targets of each user
+    """
+
+    list_name: str
+    scores: Tensor
+    totals: Tensor
+    ranks: Tensor
+    rows: Tensor
+    num_targets: Tensor
+
+
+def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, *, seed: int) -> list[RankedTargets]:
+    """Score the candidates of some users for every list and find their targets."""
+    starts, counts = sample.offsets[users], sample.offsets[users + 1] - sample.offsets[users]
+    rows = torch.repeat_interleave(torch.arange(len(users)), counts)
+    before = counts.cumsum(0) - counts
+    pairs = torch.arange(int(counts.sum())) + torch.repeat_interleave(starts - before, counts)
+    items, is_seen, is_target = sample.pair_items[pairs], sample.is_seen[pairs], sample.is_target[pairs]
+    shared, log_weights = _candidates(sample, job.num_drawn, seed)
+    place = _places(sample, shared, items)  # [M], -1 where a pair's item is not among the shared candidates
+    slots = _slots(rows, place < 0, len(users))
+
+    season_rows = sample.season[torch.searchsorted(sample.items, torch.cat([shared, items]))]
+    season = head.season(season_rows)  # [C + M, 2]
+    own_taste = sample.pair_taste[pairs]
+    taste = torch.cat([sample.pool_taste(users), sample.other_taste(users, shared[len(sample.pool) :])], 1)  # [B, C, K]
+    weights = head.taste_weights()
+    habit = _habit(head, sample, pairs, is_seen, season_rows[len(shared) :], own_taste)
+
+    ranked = []
+    for name in job.lists:
+        number = 0 if name == "again" else 1
+        scores = taste @ weights[number] + season[: len(shared), number]  # [B, C]
+        own = own_taste @ weights[number] + season[len(shared) :, number] + (habit if number == 0 else 0.0)  # [M]
+        wanted = is_target if number == 0 else is_target & ~is_seen
+        if number == 1:
+            own = own.masked_fill(is_seen, NEVER)
+        is_shared = place >= 0
+        scores = scores.index_put((rows[is_shared], place[is_shared]), own[is_shared])
+        others = scores.new_full((len(users), int(slots.max()) + 1 if len(slots) else 1), NEVER).index_put((rows[~is_shared], slots), own[~is_shared])  # [B, E]
+        totals = torch.logsumexp(torch.cat([scores + log_weights, others], 1), 1)
+        before_it = torch.cat([scores[:, : len(sample.pool)], others], 1).detach()
+        best = before_it.topk(min(RANKS, before_it.shape[1]), 1).values  # [B, RANKS]
+        targets = wanted.nonzero()[:, 0]
+        ranks = (best[rows[targets]] > own[targets].detach()[:, None]).sum(1)
+        num_targets = torch.bincount(rows[targets], minlength=len(users))
+        ranked.append(RankedTargets(name, own[targets], totals[rows[targets]], ranks, rows[targets], num_targets))
+    return ranked
+
+
+def list_loss(ranked: RankedTargets) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the targets' cross-entropies, and the sum of the weights.
+
+    A user's targets together weigh about the square root of their number, so that big baskets neither rule nor vanish; each weighs
+    1 / (1 + rank / scale).
+    """
+    weights = ranked.num_targets.clamp(min=1).float().rsqrt()[ranked.rows] / (1 + ranked.ranks / RANK_SCALE[ranked.list_name])
+    return ((ranked.totals - ranked.scores) * weights).sum(), weights.sum()
+
+
+@torch.no_grad()
+def measure(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, float]:
+    """NDCG@10 of each list over users, candidates being the pool and each user's own pairs."""
+    gains = {name: [0.0, 0.0] for name in job.lists}
+    ideal = torch.cat([torch.zeros(1), (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)])
+    for block in torch.from_numpy(users).split(job.batch_users):
+        for ranked in rank_lists(head, job, sample, block, seed=0):
+            gain = torch.where(ranked.ranks < TOP, 1 / torch.log2(ranked.ranks + 2.0), torch.zeros(()))
+            per_user = torch.zeros(len(block)).index_add(0, ranked.rows, gain) / ideal[ranked.num_targets.clamp(max=TOP)].clamp(min=1e-9)
+            gains[ranked.list_name][0] += float(per_user.sum())
+            gains[ranked.list_name][1] += float((ranked.num_targets > 0).sum())
+    return {name: total / max(number, 1.0) for name, (total, number) in gains.items()}
+
+
+def _habit(head: Head, sample: SampleData, pairs: Tensor, is_seen: Tensor, season_rows: Tensor, own_taste: Tensor) -> Tensor:
+    """Habit of each pair [M], 0 where the item is not of the history."""
+    seen = is_seen.nonzero()[:, 0]
+    inputs = torch.cat([sample.habit[pairs[seen]].float(), season_rows[seen], own_taste[seen]], 1)
+    return torch.zeros(len(pairs)).index_copy(0, seen, head.habit(inputs)[:, 0])
+
+
+def _candidates(sample: SampleData, num_drawn: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Shared candidates of a step [C], the pool and others at random, and the log weight of each [C]: a drawn item stands for those not drawn."""
+    drawn = min(num_drawn, len(sample.rest))
+    if not drawn:
+        return sample.pool, torch.zeros(len(sample.pool))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.unique(sample.rest[torch.randint(0, len(sample.rest), (drawn,), generator=generator)])
+    log_weight = math.log(len(sample.rest) / len(chosen))
+    return torch.cat([sample.pool, chosen]), torch.cat([torch.zeros(len(sample.pool)), torch.full((len(chosen),), log_weight)])
+
+
+def _places(sample: SampleData, shared: Tensor, items: Tensor) -> Tensor:
+    """Place of each item among the shared candidates, -1 where it is not."""
+    order = shared.argsort()
+    rising = shared[order]
+    near = torch.searchsorted(rising, items).clamp(max=len(shared) - 1)
+    return torch.where(rising[near] == items, order[near], -1)
+
+
+def _slots(rows: Tensor, is_other: Tensor, num_users: int) -> Tensor:
+    """Number of each other pair within its user, from 0."""
+    mine = rows[is_other]
+    counts = torch.bincount(mine, minlength=num_users)
+    return torch.arange(len(mine)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+
+
+def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResult:
+    """Run a fine-tuning job in `folder`, or what is left of it: one head for each origin, exported to `<origin>/networks`.
+
+    Raises NotEnoughHistoryError where no sample's window ends at or before an origin.
+    """
+    started = time.monotonic()
+    log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
+    samples, at_origins = _load(job, log, folder / f"terms_{process_rank()}")
+    metrics: dict[str, float] = {}
+    world_size = 1
+    for number, origin in enumerate(job.origins):
+        usable = [sample for sample in samples if sample.window_end <= origin]
+        if not usable:
+            earliest = min((sample.window_end for sample in samples), default=None)
+            raise NotEnoughHistoryError(
+                f"fine-tuning: no sampled window ends at or before {origin}; the earliest ends {earliest}. "
+                "Sample earlier cut-offs (features.cutoff_every_days, features.first_cutoff_after_days) or give more history."
+            )
+        place = folder / origin.isoformat()
+        heads = []
+        for seed in range(job.num_seeds):
+            label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({origin})"
+            head, figures, world_size = _fit(
+                job, usable, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=_unused_inputs(log, origin.toordinal())
+            )
+            heads.append(head)
+            metrics |= {f"{name}_{origin}": value for name, value in figures.items()}
+        if process_rank() == 0:
+            _export(job, at_origins[origin], heads, place)
+    shutil.rmtree(folder / f"terms_{process_rank()}", ignore_errors=True)
+    say("fine_tune", 1.0, f"{len(job.origins)} heads")
+    return JobResult(stage=job.stage, output=str(folder), metrics=metrics, seconds=time.monotonic() - started, world_size=world_size)
+
+
+def _load(job: FineTuneJob, log: EventLog, terms: Path) -> tuple[list[SampleData], dict[Any, Known]]:
+    """Samples, and what is exported at the origins; every cut-off is computed once."""
+    log_rows = log.users().to_frame().with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    vocabulary = pl.read_parquet(job.vocabulary, columns=[c.ITEM_ID, c.ITEM_INDEX])
+    cutoffs = sorted({sample.cutoff for sample in job.samples} | set(job.origins))
+    samples: list[SampleData] = []
+    at_origins: dict[Any, Known] = {}
+    for number, cutoff in enumerate(cutoffs):
+        known = known_at(job, log, cutoff)
+        tables = [read_sample(job, known, sample, log_rows, vocabulary) for sample in job.samples if sample.cutoff == cutoff]
+        tables = [table for table in tables if len(table.rows)]
+        if tables:
+            linear = pool_taste(job, known, np.unique(np.concatenate([table.rows for table in tables])), terms)
+            samples += [sample_data(job, log, known, table, linear) for table in tables]
+        if cutoff in job.origins:
+            at_origins[cutoff] = replace(known, histories=())
+        say("fine_tune", 0.0, f"cut-off {number + 1} of {len(cutoffs)} ({cutoff})")
+    return samples, at_origins
+
+
+def _fit(
+    job: FineTuneJob, samples: list[SampleData], compute: ComputeConfig, folder: Path, *, seed: int, label: str, unused: tuple[str, ...]
+) -> tuple[Head, dict[str, float], int]:
+    """One head: trained on all samples but some users of the newest, which say when to stop."""
+    lightning.seed_everything(seed, verbose=False)
+    users, newest, held_out = _split(samples, seed)
+    walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed)
+    module = FineTuning(_new_head(job, samples, unused), job, samples, label)
+    check = NewestCutoff(newest, held_out, job, every_steps=max(walk.batches_in_epoch // CHECKS_PER_EPOCH, 1))
+    trainer = build_trainer(
+        compute, folder, [ProgressLines("fine_tune"), check, Checkpoints(folder, compute.checkpoint_every_steps)], gradient_clip=job.optimizer.gradient_clip
+    )
+    walk.rank, walk.world_size = trainer.global_rank, trainer.world_size
+    trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
+    if check.best is not None:
+        module.head.load_state_dict(check.best)
+    best = check.figures[int(np.argmax(check.scores()))] if check.figures else {}
+    figures = {f"held_out_ndcg_{name}": value for name, value in best.items()}
+    return module.head.eval(), {**figures, "steps": float(trainer.global_step)}, trainer.world_size
+
+
+def _split(samples: list[SampleData], seed: int) -> tuple[list[np.ndarray], SampleData, np.ndarray]:
+    """Users of each sample that train; the newest sample and its users that do not, at any lead of that cut-off."""
+    newest = max(range(len(samples)), key=lambda number: samples[number].window_end)
+    order = np.random.default_rng([seed, 7]).permutation(samples[newest].num_users)
+    held_out = np.sort(order[: int(HELD_OUT_SHARE * len(order))])
+    rows = samples[newest].linear_rows[held_out]
+    same_cutoff = [sample.linear is samples[newest].linear for sample in samples]
+    users = [
+        np.flatnonzero(~np.isin(sample.linear_rows, rows)) if same else np.arange(sample.num_users) for sample, same in zip(samples, same_cutoff, strict=True)
+    ]
+    return users, samples[newest], held_out
+
+
+def _new_head(job: FineTuneJob, samples: list[SampleData], unused: tuple[str, ...]) -> Head:
+    chosen = samples[:: max(len(samples) // 6, 1)]
+    linear = {name: [LINEAR_WEIGHT[name] / max(len(job.linear), 1)] * len(job.linear) for name in LINEAR_WEIGHT}
+    weights = [[ENCODER_WEIGHT] * bool(job.pretraining) + linear[name] for name in ("again", "discover")]
+    return build_head(
+        season_inputs=job.season_inputs,
+        habit_inputs=job.habit_inputs,
+        unused_inputs=unused,
+        season_prior=job.season_prior,
+        habit_prior=job.habit_prior,
+        habit_bias=job.habit_bias,
+        season_width=job.season_width,
+        habit_width=job.habit_width,
+        season_statistics=_statistics([sample.season[torch.searchsorted(sample.items, sample.pool)] for sample in chosen]),
+        habit_statistics=_statistics([_habit_rows(sample, seed=number) for number, sample in enumerate(chosen)]),
+        taste_weights=torch.tensor(weights),
+    )
+
+
+def _habit_rows(sample: SampleData, *, seed: int) -> Tensor:
+    """Some inputs of the habit network, as many as `STATISTICS_ROWS`."""
+    seen = sample.is_seen.nonzero()[:, 0]
+    rows = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:STATISTICS_ROWS]]
+    season = sample.season[torch.searchsorted(sample.items, sample.pair_items[rows])]
+    return torch.cat([sample.habit[rows].float(), season, sample.pair_taste[rows]], 1)
+
+
+def _statistics(tables: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column."""
+    rows = torch.cat(tables)
+    if len(rows) < 2:
+        return torch.zeros(rows.shape[1]), torch.zeros(rows.shape[1])
+    return rows.mean(0), rows.std(0)
+
+
+def _unused_inputs(log: EventLog, origin: int) -> tuple[str, ...]:
+    """Calendar harmonics are left out with less than two years of data: a network could only tell the sampled cut-offs apart by them."""
+    first_day = min(int(shard.days.min()) for shard in log.shards)
+    return CALENDAR_INPUTS if origin - EPOCH.toordinal() - first_day < DAYS_FOR_CALENDAR else ()
+
+
+def _export(job: FineTuneJob, known: Known, heads: list[Head], place: Path) -> None:
+    shutil.rmtree(place / "networks", ignore_errors=True)
+    draft = place / "networks.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    export_networks(job, known, heads, draft)
+    draft.rename(place / "networks")

@@ -1,0 +1,110 @@
+"""The head: how taste, habit and season are made into one score for each list.
+
+    again     taste + habit (items of the history only) + season
+    discover  taste + season                                        (items of the history are taken out)
+
+Habit sees more than the habits row: an item's trend and season, and the user's taste for it, count differently for what a user has
+already than for what is new, so its network also reads that item's season row and the terms of taste.
+
+Letters: N rows, S season inputs, H habit inputs, K terms of taste (the encoder first, then one for each linear term), L lists.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CLAMP = 5.0
+LEAST_DEVIATION = 1e-3
+
+
+class PriorNetwork(nn.Module):
+    """A linear layer that starts at known weights, plus a small network on standardised inputs that starts at nothing.
+
+    Inputs where `is_used` [inputs] is false are not read at all; those that never varied in training are left out of the network, which
+    would not know what to make of the day they do.
+    """
+
+    def __init__(self, num_outputs: int, width: int, *, prior: Tensor, bias: float, mean: Tensor, deviation: Tensor, is_used: Tensor) -> None:
+        super().__init__()
+        num_inputs = prior.shape[1]
+        self.linear = nn.Linear(num_inputs, num_outputs)
+        self.inner, self.outer = nn.Linear(num_inputs, width), nn.Linear(width, num_outputs)
+        varies = deviation > LEAST_DEVIATION
+        self.register_buffer("used", is_used.float())
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", torch.where(varies & is_used, 1 / deviation.clamp(min=LEAST_DEVIATION), torch.zeros_like(deviation)))
+        with torch.no_grad():
+            self.linear.weight.copy_(prior)
+            self.linear.bias.fill_(bias)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [N, inputs] -> [N, outputs]."""
+        standard = ((inputs - self.mean) * self.scale).clamp(-CLAMP, CLAMP)
+        return self.linear(inputs * self.used) + self.outer(F.silu(self.inner(standard)))
+
+
+class Head(nn.Module):
+    """Season network [N, S] -> [N, 2], habit network [N, H + S + K] -> [N, 1] and the weights of taste, positive by softplus."""
+
+    def __init__(self, season: PriorNetwork, habit: PriorNetwork, taste_weights: Tensor) -> None:
+        super().__init__()
+        self.season, self.habit = season, habit
+        self.raw_weights = nn.Parameter(torch.log(torch.expm1(taste_weights.clamp(min=1e-4))))  # [L, K]
+
+    def taste_weights(self) -> Tensor:
+        """Weights of the terms of taste for each list, [L, K]."""
+        return F.softplus(self.raw_weights)
+
+
+def build_head(
+    *,
+    season_inputs: Sequence[str],
+    habit_inputs: Sequence[str],
+    unused_inputs: Sequence[str],
+    season_prior: Mapping[str, float],
+    habit_prior: Mapping[str, float],
+    habit_bias: float,
+    season_width: int,
+    habit_width: int,
+    season_statistics: tuple[Tensor, Tensor],
+    habit_statistics: tuple[Tensor, Tensor],
+    taste_weights: Tensor,
+) -> Head:
+    """Head at its starting point: priors only. Statistics are mean and deviation of each input."""
+    num_terms = taste_weights.shape[1]
+    all_habit_inputs = [*habit_inputs, *season_inputs, *(f"taste_{number}" for number in range(num_terms))]
+    season = PriorNetwork(
+        2,
+        season_width,
+        prior=torch.tensor([season_prior.get(name, 0.0) for name in season_inputs]).repeat(2, 1),
+        bias=0.0,
+        mean=season_statistics[0],
+        deviation=season_statistics[1],
+        is_used=torch.tensor([name not in unused_inputs for name in season_inputs]),
+    )
+    habit = PriorNetwork(
+        1,
+        habit_width,
+        prior=torch.tensor([[habit_prior.get(name, 0.0) for name in all_habit_inputs]]),
+        bias=habit_bias,
+        mean=habit_statistics[0],
+        deviation=habit_statistics[1],
+        is_used=torch.tensor([name not in unused_inputs for name in all_habit_inputs]),
+    )
+    return Head(season, habit, taste_weights)
+
+
+class Mean(nn.Module):
+    """Mean of several networks' outputs: heads of several seeds as one."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [N, inputs] -> [N, outputs]."""
+        return torch.stack([network(inputs) for network in self.networks]).mean(0)

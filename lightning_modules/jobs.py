@@ -1,0 +1,169 @@
+"""Everything one training process needs, as JSON: plain numbers, paths and the sections of the configuration.
+
+PretrainJob    walk through time, leave an encoder snapshot at each cut-off
+FineTuneJob    fit the taste + habit + season head for one or more origins and export their networks
+
+A job says nothing of machines: the same job on one process or on eight ends in the same model, so its digest is that of the work.
+`TrainingRequest` joins it with the machines; it is what `job.json` holds.
+"""
+
+from datetime import date
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts.artifacts import text_digest
+from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
+
+ListName = Literal["again", "discover"]
+
+
+class Job(BaseModel):
+    """Base of all jobs: frozen, unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs_digest: Annotated[str, Field(min_length=8, description="Digest of every input table: the same job on other data is another job.")]
+    seed: Annotated[int, Field(ge=0, description="Seed of everything random.")] = 0
+    events: Annotated[str, Field(description="`training_events` Parquet, sorted by user, time, source order.")]
+    num_items: Annotated[int, Field(ge=1, description="Items of the vocabulary; item_index runs from 0 to num_items - 1.")]
+    event_types: Annotated[tuple[str, ...], Field(min_length=1, description="Known event types; type i gets code i + 1, code 0 is any other.")]
+    horizon_days: Annotated[int, Field(ge=1, description="Length of the window a list is made for, days.")] = 28
+
+    def digest(self) -> str:
+        """16 hex digits over every field; paths of inputs count by content (`inputs_digest`) as well as by name."""
+        return text_digest(self.model_dump_json())
+
+    def event_type_codes(self) -> dict[str, int]:
+        """Event type -> code; 0 is any other type."""
+        return {name: code for code, name in enumerate(self.event_types, start=1)}
+
+
+class PretrainJob(Job):
+    """Pre-training of taste on all events, without labels, along time.
+
+    The folder it leaves: `snapshots/<cutoff>.safetensors` for every cut-off, `encoder.json`, `losses.parquet`, `result.json`.
+    """
+
+    stage: Literal["pretrain"] = "pretrain"
+    item_features: Annotated[str | None, Field(description="Parquet: item_index, category (path, coarse to fine, null where unknown); optional.")] = None
+    cutoffs: Annotated[tuple[date, ...], Field(min_length=1, description="A snapshot is left at each; it has seen nothing at or after it.")]
+    encoder: EncoderConfig = EncoderConfig()
+    objective: Literal["next_item", "window_item"] = "next_item"
+    loss: Annotated[Literal["sampled_softmax", "full_softmax", "gbce", "bce", "bpr"], Field(description="Loss of an event's item against the others.")] = (
+        "sampled_softmax"
+    )
+    leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads a request may have, days.")] = (0, 28)
+    epochs: Annotated[float, Field(gt=0, description="Events visited for each new event, old ones (replay) included.")] = 3.0
+    replay: Annotated[float, Field(ge=0, lt=1, description="Share of each period's visits that goes to older events, where epochs leave room.")] = 0.5
+    batch_events: Annotated[int, Field(ge=2, description="Events in one packed batch, over all processes.")] = 8_192
+    num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
+    held_out_days: Annotated[int, Field(ge=0, description="Days before the first cut-off kept out of its training, to stop early; 0: no early stopping.")] = 7
+    checks: Annotated[int, Field(ge=1, description="Looks at the held-out days during the first period.")] = 8
+    patience: Annotated[int, Field(ge=1, description="Looks without gain before the first period is ended.")] = 3
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _cutoffs_rise(self) -> Self:
+        if list(self.cutoffs) != sorted(set(self.cutoffs)):
+            raise ValueError(f"cutoffs must rise and be distinct, found {[str(cutoff) for cutoff in self.cutoffs]}")
+        return self
+
+    @classmethod
+    def from_config(cls, config: PretrainingConfig, **given: object) -> Self:
+        """Job of a configuration section; `given` holds what the section does not know (paths, cut-offs, sizes)."""
+        section = config.model_dump(exclude={"enabled"})
+        return cls.model_validate({**section, **given})
+
+
+class Sample(BaseModel):
+    """One (cut-off, lead) the head may learn from; the window is `[cutoff + lead, cutoff + lead + horizon)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cutoff: date
+    lead_days: Annotated[int, Field(ge=0)]
+    season: Annotated[str, Field(description="Parquet: item_id, then the season inputs at the request date; one row per item known at the cut-off.")]
+    habits: Annotated[
+        str,
+        Field(
+            description="Parquet: user_id, item_id, then the habit inputs at the request date; one row per (user, item) with a past; users without targets may be left out."
+        ),
+    ]
+    targets: Annotated[str, Field(description="Parquet: user_id, item_id, is_new; one row per distinct (user, item) of the window.")]
+
+
+class LinearTerm(BaseModel):
+    """One linear item-item term of taste: log(max(linear, 0) + floor)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    half_life_days: Annotated[float | None, Field(description="An item of the history is halved in weight every so many days; null: each weighs 1.")] = None
+    ridge: Annotated[float, Field(gt=0, description="Ridge of the regression.")] = 200.0
+    floor: Annotated[float, Field(gt=0, description="Floor inside the logarithm.")] = 0.02
+
+
+class FineTuneJob(Job):
+    """Training of the head for one or more origins, on samples whose window ends at or before the origin.
+
+    The folder it leaves: `<origin>/networks/` (docs/architecture.md) for every origin, `result.json`.
+    """
+
+    stage: Literal["fine_tune"] = "fine_tune"
+    origins: Annotated[tuple[date, ...], Field(min_length=1, description="A head is fitted and exported for each, with what was known before it.")]
+    samples: Annotated[tuple[Sample, ...], Field(min_length=1, description="What may be learned from.")]
+    pretraining: Annotated[
+        str | None, Field(description="Folder of a pre-training job with a snapshot at each origin and each sampled cut-off; none: no encoder.")
+    ] = None
+    vocabulary: Annotated[str, Field(description="Parquet: item_id, item_index.")]
+    season_inputs: Annotated[tuple[str, ...], Field(min_length=1, description="Columns of a season row, in order.")]
+    habit_inputs: Annotated[tuple[str, ...], Field(min_length=1, description="Columns of a habit row, in order.")]
+    season_prior: Annotated[dict[str, float], Field(description="Starting weight of season inputs; the others start at 0.")] = {
+        "trend_lift_4w": 1.0,
+        "season_last_year_lift": 0.2,
+    }
+    habit_prior: Annotated[dict[str, float], Field(description="Starting weight of habit inputs; the others start at 0; season inputs may be named too.")] = {
+        "habit_log_decayed_90d": 1.0,
+        "trend_lift_4w": -0.5,
+    }
+    habit_bias: Annotated[float, Field(description="Starting value of habit for an item of the history.")] = 4.0
+    lists: Annotated[tuple[ListName, ...], Field(min_length=1, description="Lists the head answers.")] = ("again", "discover")
+    linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (
+        LinearTerm(ridge=200.0),
+        LinearTerm(half_life_days=30.0, ridge=100.0),
+    )
+    linear_form: Annotated[Literal["exact", "low_rank"], Field(description="exact: by landmark users; low_rank: by singular vectors of `linear_rank`.")] = (
+        "exact"
+    )
+    linear_landmarks: Annotated[int, Field(ge=1, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
+    linear_rank: Annotated[int, Field(ge=1, description="Rank of a low-rank linear term.")] = 256
+    epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2
+    batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
+    max_users: Annotated[int, Field(ge=1, description="Users with targets drawn from each sample; more are left out at random.")] = 20_000
+    num_candidates: Annotated[
+        int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")
+    ] = 4_096
+    num_drawn: Annotated[int, Field(ge=0, description="Other items drawn at random into each step.")] = 256
+    season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
+    habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
+    patience: Annotated[int, Field(ge=1, description="Early stopping: looks without gain at the newest sampled cut-off.")] = 3
+    num_seeds: Annotated[int, Field(ge=1, description="Heads that are averaged.")] = 1
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
+
+    @classmethod
+    def from_config(cls, config: FineTuningConfig, **given: object) -> Self:
+        """Job of a configuration section; `given` holds what the section does not know (paths, samples, input names)."""
+        section = config.model_dump(exclude={"target_events", "leads_days"})
+        return cls.model_validate({**section, **given})
+
+
+AnyJob = Annotated[PretrainJob | FineTuneJob, Field(discriminator="stage")]
+
+
+class TrainingRequest(BaseModel):
+    """Contents of `job.json`: a job and the machines it runs on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: AnyJob
+    compute: ComputeConfig = ComputeConfig()

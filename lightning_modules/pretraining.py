@@ -1,0 +1,313 @@
+"""Pre-training of taste: self-supervised, on all events, along time, with a snapshot at every cut-off.
+
+Letters: N events, M targets, K negatives, D width. The network is `taste.Taste`; this file holds its loss, its optimiser and the walk.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from contracts.artifacts import JobResult
+from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
+from contracts.sections.training import ComputeConfig, EncoderConfig
+from lightning_modules import losses
+from lightning_modules.event_log import EventLog, process_rank, prepare_event_log
+from lightning_modules.jobs import PretrainJob
+from lightning_modules.taste import Taste, build_taste, category_nodes
+from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings
+from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, say
+
+SNAPSHOTS = "snapshots"
+ENCODER = "encoder.json"
+ANNEAL_FROM = 0.6
+ANNEAL_TO = 0.1
+GBCE_CALIBRATION = 0.75
+
+
+class Pretraining(lightning.LightningModule):
+    """Loss and optimiser of pre-training."""
+
+    def __init__(self, taste: Taste, job: PretrainJob, log_probability: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.taste, self.job = taste, job
+        self.num_periods = 1
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch's targets."""
+        queries = self.queries(batch)
+        if self.job.loss == "full_softmax":
+            return losses.full_cross_entropy(queries, self.taste.items.all(), batch.targets, weights=batch.weights)
+        positive = (queries * self.taste.items(batch.targets)).sum(-1)
+        negative = queries @ self.taste.items(batch.negatives).T  # [M, K]
+        is_target = batch.negatives[None, :] == batch.targets[:, None]
+        options = {"is_target": is_target, "weights": batch.weights}
+        if self.job.loss == "sampled_softmax":
+            return losses.sampled_softmax(positive, negative, **options)
+        if self.job.loss == "bpr":
+            return losses.bayesian_personalised_ranking(positive, negative, **options)
+        if self.job.loss == "bce":
+            return losses.binary_cross_entropy(positive, negative, **options)
+        beta = losses.gbce_beta(len(batch.negatives), self.job.num_items, GBCE_CALIBRATION)
+        return losses.generalised_binary_cross_entropy(positive, negative, beta=beta, **options)
+
+    def queries(self, batch: Batch) -> Tensor:
+        """Query of each target, [M, D]."""
+        states = self.taste.states(self.taste.items(batch.items), batch.types, batch.gaps, batch.days, batch.steps, batch.layout())
+        before = torch.cat([self.taste.beginning.to(states.dtype), states]).index_select(0, batch.sources)
+        return self.taste.request(before, batch.request_days, batch.lead_days, batch.since)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of this process's share, weighted so that the mean over processes is the mean over all targets."""
+        loss = self.loss(batch)
+        if self.trainer.world_size == 1:
+            return loss
+        count = batch.weights.sum()
+        total = self.trainer.strategy.reduce(count.clone(), reduce_op="sum")
+        return loss * count * self.trainer.world_size / total
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by step, so that a resumed run draws the same; set the learning rate."""
+        torch.manual_seed(hash((self.job.seed, self.global_step, self.global_rank)) % 2**63)
+        rate = learning_rate(self.job.optimizer.learning_rate, self.global_step, self.job.optimizer.warm_up_steps, batch.share_done)
+        for group in self.optimizers().param_groups:
+            group["lr"] = rate
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Weight decay spares item, event and category vectors: rare ones would fade between their events."""
+        return build_optimizer(list(self.named_parameters()), self.job.optimizer, undecayed=("norm", "bias", "items", "events", "positions", "beginning"))
+
+    def configure_model(self) -> None:
+        """Shard block by block where the strategy is FSDP2."""
+        mesh = getattr(self, "device_mesh", None)
+        if mesh is None or getattr(self, "_is_sharded", False):
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        for block in getattr(self.taste.encoder, "blocks", []):
+            fully_shard(block, mesh=mesh["data_parallel"])
+        fully_shard(self, mesh=mesh["data_parallel"])
+        self._is_sharded = True
+
+    def progress(self, batch: Batch) -> tuple[float, str, float]:
+        """Fraction of the walk, what is done, events of the batch."""
+        fraction = (batch.period + batch.share_done) / self.num_periods
+        return fraction, f"period {batch.period + 1} of {self.num_periods},", float(len(batch.items) * self.trainer.world_size)
+
+
+def learning_rate(peak: float, step: int, warm_up_steps: int, share_done: float) -> float:
+    """Linear warm-up, then level; falls to a tenth over the last part of each period, so that snapshots are taken at rest."""
+    warm = min((step + 1) / (warm_up_steps + 1), 1.0)
+    anneal = 1.0 - (1.0 - ANNEAL_TO) * max(share_done - ANNEAL_FROM, 0.0) / (1.0 - ANNEAL_FROM)
+    return peak * warm * anneal
+
+
+class Snapshots(lightning.Callback):
+    """Write the weights of taste at the end of each period that stands for a cut-off."""
+
+    def __init__(self, folder: Path, periods: list[Period]) -> None:
+        self.folder, self.periods = folder, periods
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Save after a period's last batch, and the same weights for following periods without any new event."""
+        walk: TimeWalk = trainer.train_dataloader
+        if not (batch.ends_period or walk.is_stopped):
+            return
+        names = [self.periods[batch.period].snapshot]
+        for number in range(batch.period + 1, len(self.periods)):
+            if not walk.is_empty(number):
+                break
+            names.append(self.periods[number].snapshot)
+        state = full_state(pl_module.taste)
+        if trainer.is_global_zero:
+            for name in filter(None, names):
+                write_snapshot(state, self.folder / f"{name}.safetensors")
+
+
+class HeldOut(lightning.Callback):
+    """During the first period look at days kept out of it; leave it where they stop getting better."""
+
+    def __init__(self, batches: list[Batch], *, checks: int, patience: int) -> None:
+        self.batches, self.checks, self.patience = batches, checks, patience
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Check at even shares of the first period."""
+        if batch.period != 0 or not self.batches or int(batch.share_done * self.checks) <= len(self.losses):
+            return
+        self.losses.append(self._look(trainer, pl_module))
+        best = int(np.argmin(self.losses))
+        if len(self.losses) - 1 - best >= self.patience and not batch.ends_period:
+            trainer.train_dataloader.end_period_early(batch.share_done)
+
+    @torch.no_grad()
+    def _look(self, trainer: lightning.Trainer, pl_module: Pretraining) -> float:
+        pl_module.eval()
+        sums = torch.zeros(2)
+        for batch in self.batches:
+            loss = pl_module.loss(batch.to(pl_module.device))
+            sums += torch.stack([loss.float().cpu() * len(batch.targets), torch.tensor(float(len(batch.targets)))])
+        pl_module.train()
+        sums = trainer.strategy.reduce(sums, reduce_op="sum") if trainer.world_size > 1 else sums
+        return float(sums[0] / sums[1].clamp(min=1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Losses seen so far."""
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.losses = list(state_dict["losses"])
+
+
+class LossLog(lightning.Callback):
+    """Mean training loss of each period."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, list[float]] = {}
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Add the step's loss."""
+        total = self.sums.setdefault(batch.period, [0.0, 0.0])
+        total[0] += float(outputs["loss"])
+        total[1] += 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums so far."""
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.sums = dict(state_dict["sums"])
+
+
+def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResult:
+    """Run a pre-training job in `folder`, or what is left of it.
+
+    Raises NotEnoughHistoryError where the first cut-off leaves no event to learn from.
+    """
+    started = time.monotonic()
+    lightning.seed_everything(job.seed, verbose=False)
+    log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
+    periods = plan_periods(job)
+    walk = TimeWalk(log, periods, walk_settings(job), num_items=job.num_items)
+    if not len(walk) or walk.is_empty(0):
+        raise NotEnoughHistoryError(
+            f"training_events: no event before {job.cutoffs[0]}, the first cut-off of pre-training. Start the cut-offs later or give more history."
+        )
+    categories = category_nodes(job.item_features, job.num_items)
+    taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types))
+    module = Pretraining(taste, job)
+    module.num_periods = len(periods)
+    held_out = HeldOut([], checks=job.checks, patience=job.patience)
+    loss_log = LossLog()
+    callbacks = [ProgressLines("pretrain"), loss_log, held_out, Snapshots(folder / SNAPSHOTS, periods), Checkpoints(folder, compute.checkpoint_every_steps)]
+    trainer = build_trainer(compute, folder, callbacks, gradient_clip=job.optimizer.gradient_clip)
+    walk.rank, walk.world_size = trainer.global_rank, trainer.world_size
+    if periods[0].snapshot is None:
+        held_out.batches = walk.held_out(periods[0].end_day, periods[1].end_day)
+    say("pretrain", 0.0, f"{int(log.offsets[-1]):,} events of {log.num_users:,} users, {len(job.cutoffs)} cut-offs")
+    trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
+    (folder / ENCODER).write_text(json.dumps({"encoder": job.encoder.model_dump(), "num_items": job.num_items, "event_types": list(job.event_types)}))
+    metrics = {f"loss_{periods[number].snapshot or 'start'}": total / count for number, (total, count) in loss_log.sums.items()}
+    if held_out.losses:
+        metrics["held_out_loss"] = min(held_out.losses)
+    if trainer.is_global_zero:
+        _write_losses(folder / "losses.parquet", periods, loss_log, held_out)
+    say("pretrain", 1.0, f"{trainer.global_step:,} steps")
+    return JobResult(stage=job.stage, output=str(folder), metrics=metrics, seconds=time.monotonic() - started, world_size=trainer.world_size)
+
+
+def plan_periods(job: PretrainJob) -> list[Period]:
+    """Periods between the cut-offs; the first is split where days are held out."""
+    epoch = np.datetime64("1970-01-01")
+    days = [int((np.datetime64(cutoff) - epoch).astype(int)) for cutoff in job.cutoffs]
+    names = [cutoff.isoformat() for cutoff in job.cutoffs]
+    ends: list[tuple[int, str | None]] = list(zip(days, names, strict=True))
+    if job.held_out_days:
+        ends = [(days[0] - job.held_out_days, None), *ends]
+    starts = [None, *(day for day, _ in ends[:-1])]
+    return [Period(start, end, name) for start, (end, name) in zip(starts, ends, strict=True)]
+
+
+def walk_settings(job: PretrainJob) -> WalkSettings:
+    """The numbers of the walk."""
+    return WalkSettings(
+        max_history=job.encoder.max_history,
+        batch_events=job.batch_events,
+        num_negatives=job.num_negatives,
+        epochs=job.epochs,
+        replay=job.replay,
+        objective=job.objective,
+        horizon_days=job.horizon_days,
+        leads_days=job.leads_days,
+        seed=job.seed,
+    )
+
+
+def open_log(events: str, folder: Path, event_types: dict[str, int], num_items: int) -> EventLog:
+    """The events as memory-mapped Arrow below `folder`; the first process writes it, the others wait."""
+    place = folder / "events"
+    if process_rank() == 0:
+        prepare_event_log(events, place, event_types, num_items)
+    else:
+        while not (place / "offsets.npy").exists():
+            time.sleep(0.2)
+    return EventLog(place)
+
+
+def full_state(taste: Taste) -> dict[str, Tensor]:
+    """Weights of taste, whole, on the CPU; gathered from all processes where they are sharded."""
+    return {
+        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().contiguous().clone()
+        for name, value in taste.state_dict().items()
+    }
+
+
+def write_snapshot(state: dict[str, Tensor], path: Path) -> None:
+    """Write weights so that a half-written file is never seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    save_file(state, draft)
+    draft.replace(path)
+
+
+def read_snapshot(folder: Path, cutoff: str) -> Taste:
+    """Taste as it was at a cut-off, ready to be run (evaluation mode).
+
+    Raises CheckpointMismatchError where there is no such snapshot.
+    """
+    path = folder / SNAPSHOTS / f"{cutoff}.safetensors"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in (folder / SNAPSHOTS).glob("*.safetensors"))) or "none"
+        raise CheckpointMismatchError(
+            f"pretraining {folder}: no snapshot at {cutoff}; there are {known}. Add the date to the cut-offs of the pre-training job."
+        )
+    described = json.loads((folder / ENCODER).read_text())
+    state = load_file(path)
+    taste = build_taste(
+        EncoderConfig.model_validate(described["encoder"]),
+        state["items.categories"],
+        num_items=described["num_items"],
+        num_event_types=len(described["event_types"]),
+    )
+    missing, unexpected = taste.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise CheckpointMismatchError(f"{path}: missing {missing}, unexpected {unexpected}. Train again with this version.")
+    return taste.eval()
+
+
+def _write_losses(path: Path, periods: list[Period], loss_log: LossLog, held_out: HeldOut) -> None:
+    rows = [
+        {"kind": "training", "period": number, "cutoff": periods[number].snapshot, "loss": total / count}
+        for number, (total, count) in sorted(loss_log.sums.items())
+    ]
+    rows += [{"kind": "held_out", "period": 0, "cutoff": None, "loss": loss} for loss in held_out.losses]
+    pl.DataFrame(rows, schema={"kind": pl.String, "period": pl.Int64, "cutoff": pl.String, "loss": pl.Float64}).write_parquet(path)

@@ -1,0 +1,172 @@
+"""Taste: vectors of items and events, a sequence encoder over a history, and the token of the request.
+
+Letters: N events (or B, T when padded), M requests, D width, I items, L levels of the category path, F features of a request.
+An item's vector is its own row plus the rows of its category path, so an item without history begins at its category.
+"""
+
+import math
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contracts import columns as c
+from contracts.sections.training import EncoderConfig
+from lightning_modules.gpt import GPT
+from lightning_modules.layouts import Layout, Padded
+
+DAYS_PER_YEAR = 365.2425
+YEAR_HARMONICS = 3
+WEEK_HARMONICS = 2
+CALENDAR_FEATURES = 2 * (YEAR_HARMONICS + WEEK_HARMONICS)
+REQUEST_FEATURES = CALENDAR_FEATURES + 3
+GAP_BOUNDS = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 60, 90, 180, 364)
+ENCODERS = {"gpt": GPT}
+
+
+def build_encoder(kind: str, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> nn.Module:
+    """Sequence encoder by name. All have `forward(x, steps, days, layout)` and see the same packed batches.
+
+    Raises ValueError that lists the known kinds.
+    """
+    if kind not in ENCODERS:
+        raise ValueError(f"encoder.kind: found {kind!r}, known: {', '.join(sorted(ENCODERS))}")
+    return ENCODERS[kind](width=width, num_blocks=num_blocks, num_heads=num_heads, dropout=dropout, max_history=max_history)
+
+
+def calendar(days: Tensor) -> Tensor:
+    """Harmonics of the year and of the week for days since 1970-01-01: [...] -> [..., CALENDAR_FEATURES]."""
+    year = days.float() * (2 * math.pi / DAYS_PER_YEAR)
+    week = (days % 7).float() * (2 * math.pi / 7)
+    angles = torch.stack([k * year for k in range(1, YEAR_HARMONICS + 1)] + [k * week for k in range(1, WEEK_HARMONICS + 1)], -1)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class ItemVectors(nn.Module):
+    """Vectors of items: own row plus the rows of the category path."""
+
+    def __init__(self, categories: Tensor, num_items: int, width: int) -> None:
+        super().__init__()
+        self.own = nn.Embedding(num_items, width)
+        num_nodes = int(categories.max()) + 1 if categories.numel() else 1
+        self.nodes = nn.Embedding(num_nodes, width, padding_idx=0)
+        self.register_buffer("categories", categories)  # [I, L], 0 = none
+        self.has_categories = bool(categories.numel()) and num_nodes > 1
+        nn.init.normal_(self.own.weight, std=0.02)
+        nn.init.normal_(self.nodes.weight, std=0.02)
+        with torch.no_grad():
+            self.nodes.weight[0] = 0.0
+
+    def forward(self, items: Tensor) -> Tensor:
+        """items [...] -> [..., D]."""
+        own = self.own(items)
+        return own + self.nodes(self.categories[items]).sum(-2) if self.has_categories else own
+
+    def all(self) -> Tensor:
+        """Every vector, [I, D]."""
+        return self(torch.arange(self.own.num_embeddings, device=self.own.weight.device))
+
+
+class EventVectors(nn.Module):
+    """What an encoder sees of an event besides its item: type, days since the event before, calendar."""
+
+    def __init__(self, num_event_types: int, width: int) -> None:
+        super().__init__()
+        self.types = nn.Embedding(num_event_types + 1, width)
+        self.gaps = nn.Embedding(len(GAP_BOUNDS) + 1, width)
+        self.calendar = nn.Linear(CALENDAR_FEATURES, width, bias=False)
+        self.register_buffer("gap_bounds", torch.tensor(GAP_BOUNDS), persistent=False)
+        for table in (self.types.weight, self.gaps.weight, self.calendar.weight):
+            nn.init.normal_(table, std=0.02)
+
+    def forward(self, types: Tensor, gaps: Tensor, days: Tensor) -> Tensor:
+        """types, gaps, days [...] -> [..., D]."""
+        bucket = (gaps[..., None] >= self.gap_bounds).sum(-1)
+        return self.types(types) + self.gaps(bucket) + self.calendar(calendar(days))
+
+
+class RequestToken(nn.Module):
+    """Turns the state after a history into a query for a date."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(width + REQUEST_FEATURES, 2 * width)
+        self.output = nn.Linear(2 * width, width)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, state: Tensor, request_days: Tensor, lead_days: Tensor, since_days: Tensor) -> Tensor:
+        """state [M, D], the others [M] -> query [M, D]."""
+        since, lead = since_days.float(), lead_days.float()
+        features = torch.cat([calendar(request_days), torch.log1p(lead)[:, None], torch.log1p(since)[:, None], (since < 1).float()[:, None]], -1)
+        return state + self.output(F.silu(self.inputs(torch.cat([state, features.to(state.dtype)], -1))))
+
+
+class Taste(nn.Module):
+    """Item vectors, encoder and request token; `query . item` is the taste of a user at a date for an item."""
+
+    def __init__(self, encoder: nn.Module, categories: Tensor, *, num_items: int, num_event_types: int, width: int, dropout: float, max_history: int) -> None:
+        super().__init__()
+        self.items = ItemVectors(categories, num_items, width)
+        self.events = EventVectors(num_event_types, width)
+        self.encoder = encoder
+        self.request = RequestToken(width)
+        self.beginning = nn.Parameter(torch.zeros(1, width))
+        self.dropout, self.max_history = dropout, max_history
+
+    def states(self, vectors: Tensor, types: Tensor, gaps: Tensor, days: Tensor, steps: Tensor, layout: Layout) -> Tensor:
+        """State after each event, [..., D]; `vectors` are the item vectors of the events."""
+        x = F.dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)
+        return self.encoder(x, steps, days, layout)
+
+    def forward(self, items: Tensor, event_days: Tensor, event_types: Tensor, lengths: Tensor, request_day: Tensor, lead_days: Tensor) -> Tensor:
+        """Queries of right-padded histories: what is exported for serving.
+
+        items, event_days, event_types  [B, T]
+        lengths, request_day, lead_days [B]      length 0: nothing is known of the user
+        returns                         [B, D]
+        """
+        gaps = torch.cat([torch.zeros_like(event_days[:, :1]), event_days[:, 1:] - event_days[:, :-1]], 1)
+        steps = torch.arange(items.shape[1], device=items.device)[None].expand_as(items)
+        states = self.states(self.items(items), event_types, gaps, event_days, steps, Padded(lengths))
+        last = (lengths - 1).clamp(min=0)
+        rows = torch.arange(items.shape[0], device=items.device)
+        is_known = (lengths > 0)[:, None]
+        state = torch.where(is_known, states[rows, last], self.beginning)
+        since = torch.where(is_known[:, 0], request_day - event_days[rows, last], torch.zeros_like(request_day))
+        return self.request(state, request_day, lead_days, since)
+
+
+def build_taste(config: EncoderConfig, categories: Tensor, *, num_items: int, num_event_types: int) -> Taste:
+    """Taste with the configured encoder."""
+    encoder = build_encoder(
+        config.kind, width=config.width, num_blocks=config.num_blocks, num_heads=config.num_heads, dropout=config.dropout, max_history=config.max_history
+    )
+    return Taste(
+        encoder, categories, num_items=num_items, num_event_types=num_event_types, width=config.width, dropout=config.dropout, max_history=config.max_history
+    )
+
+
+def category_nodes(item_features: str | None, num_items: int) -> Tensor:
+    """Numbers of the nodes on each item's category path, [I, L]; 0 where a path is shorter or unknown.
+
+    Every prefix of a path is a node; nodes are numbered from 1 in alphabetical order.
+    """
+    if item_features is None:
+        return torch.zeros(num_items, 0, dtype=torch.long)
+    table = pl.read_parquet(item_features, columns=[c.ITEM_INDEX, c.CATEGORY]).drop_nulls()
+    parts = table.with_columns(pl.col(c.CATEGORY).str.split(c.CATEGORY_SEPARATOR)).with_columns(
+        pl.col(c.CATEGORY).list.eval(pl.element().cum_count()).alias("level")
+    )
+    depth = int(parts["level"].list.max().max() or 0)  # type: ignore[arg-type]
+    nodes = np.zeros((num_items, depth), np.int64)
+    prefixes = [
+        parts.filter(pl.col(c.CATEGORY).list.len() >= level).select(c.ITEM_INDEX, prefix=pl.col(c.CATEGORY).list.head(level).list.join(c.CATEGORY_SEPARATOR))
+        for level in range(1, depth + 1)
+    ]
+    names = pl.concat(prefixes)["prefix"].unique().sort() if prefixes else pl.Series([], dtype=pl.String)
+    for level, prefix in enumerate(prefixes):
+        nodes[prefix[c.ITEM_INDEX].to_numpy(), level] = names.search_sorted(prefix["prefix"]).to_numpy().astype(np.int64) + 1
+    return torch.from_numpy(nodes)

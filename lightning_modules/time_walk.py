@@ -1,0 +1,353 @@
+"""Packed batches in the order of time: for each cut-off the events that became known since the last one, and some older ones.
+
+A *window* is a run of a user's events, at most `max_history`; windows are packed end to end into batches of at most `batch_events`, no
+padding. Every event is a target once in each pass: windows overlap by one event, which is context only, except where a history begins.
+
+The order depends on the seed, the period and the pass alone, never on the number of processes; the state of the loader is how far the
+walk has come (period, batches), so training goes on in mid-period with the next unseen batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.event_log import EventLog, ranges
+from lightning_modules.layouts import Packed
+
+HELD_OUT_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Period:
+    """Training between two cut-offs: events before `end_day`, those from `start_day` on are new."""
+
+    start_day: int | None
+    end_day: int
+    snapshot: str | None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Runs of events: `starts` [W], `lengths` [W], and whether a window begins its user's history [W]."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    is_beginning: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Windows":
+        """The windows at `rows`."""
+        return Windows(self.starts[rows], self.lengths[rows], self.is_beginning[rows])
+
+    @property
+    def num_events(self) -> int:
+        """Events in all windows, overlaps counted twice."""
+        return int(self.lengths.sum())
+
+
+@dataclass
+class Batch:
+    """One packed batch: N events of B windows, M targets.
+
+    items, days, types, gaps, steps  [N]  item, day, type code, days since the event before, place in the window
+    sources                          [M]  state a target is predicted from: 0 before any event, n + 1 after event n
+    targets                          [M]  item index
+    request_days, lead_days, since   [M]  day asked for, lead, days since the last event of the source
+    negatives                        [K]  items drawn by popularity, the same on every process
+    weights                          [M]  1, or less where processes hold unequal shares
+    """
+
+    items: Tensor
+    days: Tensor
+    types: Tensor
+    gaps: Tensor
+    steps: Tensor
+    sources: Tensor
+    targets: Tensor
+    request_days: Tensor
+    lead_days: Tensor
+    since: Tensor
+    negatives: Tensor
+    weights: Tensor
+    offsets: np.ndarray
+    period: int
+    number: int
+    share_done: float
+    ends_period: bool
+    scale: float = 1.0
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+    def layout(self) -> Packed:
+        """How the events lie."""
+        return Packed(self.offsets, self.items.device)
+
+
+@dataclass(frozen=True)
+class WalkSettings:
+    """Numbers of a walk; see `PretrainJob`."""
+
+    max_history: int
+    batch_events: int
+    num_negatives: int
+    epochs: float
+    replay: float
+    objective: str
+    horizon_days: int
+    leads_days: tuple[int, ...]
+    seed: int
+
+
+class TimeWalk:
+    """Loader over all periods; `rank` of `world_size` processes takes its share of each batch."""
+
+    def __init__(self, log: EventLog, periods: list[Period], settings: WalkSettings, *, num_items: int, rank: int = 0, world_size: int = 1) -> None:
+        self.log, self.periods, self.settings, self.num_items = log, periods, settings, num_items
+        self.rank, self.world_size = rank, world_size
+        self.period, self.position, self.epochs = 0, 0, settings.epochs
+        self.is_stopped = False
+        self._bounds = [log.ends_before(period.end_day) for period in periods]
+
+    def __len__(self) -> int:
+        """Batches of the longest walk; early stopping makes it shorter."""
+        return sum(len(self._batches(number, self.settings.epochs)) for number in range(len(self.periods)))
+
+    def is_empty(self, number: int) -> bool:
+        """Whether a period has no new event."""
+        older = np.asarray(self.log.offsets[:-1]) if self.periods[number].start_day is None else self._bounds[number - 1]
+        return bool((self._bounds[number] == older).all())
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the walk has come; the same for every rank and any number of processes."""
+        return {"period": self.period, "position": self.position, "epochs": self.epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.period, self.position, self.epochs = state["period"], state["position"], state["epochs"]
+
+    def end_period_early(self, share_done: float) -> None:
+        """Leave the current period now; later periods get the same number of visits for each new event."""
+        self.epochs = self.epochs * share_done
+        self.is_stopped = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present state to the end; starting again after the end begins anew."""
+        while self.period < len(self.periods):
+            plan = self._batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
+            negatives = NegativeSampler(self.log.item_counts(self.periods[self.period].end_day, self.num_items))
+            for number in range(self.position, len(plan)):
+                self.position = number + 1
+                batch = self.batch(plan[number], negatives, key=(self.settings.seed, self.period, number), known_to=self._bounds[self.period])
+                batch.period, batch.number = self.period, number
+                batch.share_done, batch.ends_period = (number + 1) / len(plan), number + 1 == len(plan)
+                yield batch
+                if self.is_stopped:
+                    break
+            self.period, self.position, self.is_stopped = self.period + 1, 0, False
+        self.period, self.position, self.epochs = 0, 0, self.settings.epochs
+
+    def held_out(self, first_day: int, end_day: int) -> list[Batch]:
+        """A few fixed batches whose targets lie in `[first_day, end_day)`."""
+        known = self.log.ends_before(end_day)
+        older = self.log.ends_before(first_day)
+        begin = np.asarray(self.log.offsets[:-1])
+        users = np.flatnonzero(known > older)
+        windows = _cover(begin[users], older[users], known[users], self.settings.max_history, jitter=None)
+        generator = np.random.default_rng([self.settings.seed, 9])
+        plan = _pack(windows, generator.permutation(len(windows.starts)), self.settings.batch_events)[:HELD_OUT_BATCHES]
+        negatives = NegativeSampler(self.log.item_counts(first_day, self.num_items))
+        return [
+            self.batch(windows_, negatives, key=(self.settings.seed, 10**6, number), known_to=known, first_target_day=first_day)
+            for number, windows_ in enumerate(plan)
+        ]
+
+    def _batches(self, number: int, epochs: float) -> list[Windows]:
+        begin = np.asarray(self.log.offsets[:-1])
+        known = self._bounds[number]
+        older = begin if self.periods[number].start_day is None else self._bounds[number - 1]
+        return plan_period(begin, older, known, self.settings, number=number, epochs=epochs)
+
+    def batch(
+        self, windows: Windows, negatives: "NegativeSampler", *, key: tuple[int, ...], known_to: np.ndarray, first_target_day: int | None = None
+    ) -> Batch:
+        """This process's share of one global batch."""
+        order = np.argsort(windows.lengths, kind="stable")
+        is_empty = self.rank >= len(order)
+        mine = windows.take(order[:1] if is_empty else order[self.rank :: self.world_size])
+        positions = ranges(mine.starts, mine.lengths)
+        offsets = np.concatenate([[0], np.cumsum(mine.lengths)])
+        events = self.log.take(positions)
+        items, days = events.items.astype(np.int64), events.days.astype(np.int64)
+        steps = np.arange(len(positions)) - np.repeat(offsets[:-1], mine.lengths)
+        gaps = np.where(steps == 0, 0, np.diff(days, prepend=days[:1]))
+        if self.settings.objective == "window_item":
+            sources, targets, target_days = self._window_targets(positions, days, known_to, key)
+        else:
+            at = np.flatnonzero((steps > 0) | np.repeat(mine.is_beginning, mine.lengths))
+            sources, targets, target_days = np.where(steps[at] == 0, 0, at), items[at], days[at]
+        if first_target_day is not None:
+            wanted = target_days >= first_target_day
+            sources, targets, target_days = sources[wanted], targets[wanted], target_days[wanted]
+        last_days = np.where(sources == 0, target_days, days[sources - 1])
+        chance = [uniform(positions[np.maximum(sources - 1, 0)], (*key, 3 + turn)) for turn in range(3)]
+        request = _requests(target_days, last_days, self.settings.horizon_days, chance)
+        weights = np.full(len(targets), 0.0 if is_empty else 1.0, np.float32)
+        return Batch(
+            *(torch.from_numpy(np.ascontiguousarray(x)) for x in (items, days, events.types.astype(np.int64), gaps, steps, sources, targets, *request)),
+            negatives=torch.from_numpy(negatives.draw(self.settings.num_negatives, np.random.default_rng([*key, 1]))),
+            weights=torch.from_numpy(weights),
+            offsets=offsets,
+            period=-1,
+            number=-1,
+            share_done=0.0,
+            ends_period=False,
+        )
+
+    def _window_targets(self, positions: np.ndarray, days: np.ndarray, known_to: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each event one later event of the user, drawn from the window of a lead drawn at random; events without one are left out."""
+        user = np.searchsorted(self.log.offsets, positions, side="right") - 1
+        leads = np.asarray(self.settings.leads_days)[(uniform(positions, (*key, 6)) * len(self.settings.leads_days)).astype(np.int64)]
+        first = self._first_at(positions + 1, known_to[user], days + 1 + leads)
+        last = self._first_at(first, known_to[user], days + 1 + leads + self.settings.horizon_days)
+        chosen = first + (uniform(positions, (*key, 7)) * (last - first)).astype(np.int64)
+        at = np.flatnonzero(last > first)
+        events = self.log.take(chosen[at]) if len(at) else None
+        if events is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return at + 1, events.items.astype(np.int64), events.days.astype(np.int64)
+
+    def _first_at(self, low: np.ndarray, high: np.ndarray, wanted_days: np.ndarray) -> np.ndarray:
+        """First position in `[low, high)` whose day is at least the wanted one (`high` if none): bisection over all at once."""
+        low, high = low.copy(), high.copy()
+        while (low < high).any():
+            middle = (low + high) // 2
+            open_ = low < high
+            before = np.zeros(len(low), bool)
+            before[open_] = self.log.take(middle[open_]).days < wanted_days[open_]
+            low = np.where(open_ & before, middle + 1, low)
+            high = np.where(open_ & ~before, middle, high)
+        return low
+
+
+class NegativeSampler:
+    """Draws items half by popularity, half evenly over the items seen so far; `log_expected` is the log of their expected counts."""
+
+    def __init__(self, counts: np.ndarray) -> None:
+        seen = counts > 0
+        self.probability = 0.5 * counts / max(counts.sum(), 1) + 0.5 * seen / max(seen.sum(), 1)
+        self._cumulative = np.cumsum(self.probability)
+
+    def draw(self, number: int, generator: np.random.Generator) -> np.ndarray:
+        """Item indices, with repetition, [number]."""
+        drawn = np.searchsorted(self._cumulative, generator.random(number) * self._cumulative[-1], side="right")
+        return np.minimum(drawn, len(self._cumulative) - 1)
+
+
+def plan_period(begin: np.ndarray, older: np.ndarray, known: np.ndarray, settings: WalkSettings, *, number: int, epochs: float) -> list[Windows]:
+    """Batches of one period, in order.
+
+    begin, older, known  [U]  position of each user's first event, of the first new one, behind the last known one
+    """
+    num_new = int((known - older).sum())
+    if num_new == 0:
+        return []
+    users = np.flatnonzero(known > older)
+    budget = max(epochs * num_new, 1.0)
+    chosen: list[Windows] = []
+    spent = 0.0
+    has_old = bool((older > begin).any())
+    budget_new = budget * (1 - settings.replay) if has_old else budget
+    turn = 0
+    while spent < budget_new or turn == 0:
+        generator = np.random.default_rng([settings.seed, number, turn])
+        jitter = None if turn == 0 else generator
+        cover = _cover(begin[users], older[users], known[users], settings.max_history, jitter)
+        cover = cover.take(generator.permutation(len(cover.starts)))
+        if turn > 0:
+            cover = cover.take(np.arange(int(np.searchsorted(np.cumsum(cover.lengths), budget_new - spent)) + 1).clip(max=len(cover.starts) - 1))
+        chosen.append(cover)
+        spent += cover.num_events
+        turn += 1
+    if has_old and spent < budget:
+        chosen.append(_replayed(begin, older, settings.max_history, budget - spent, np.random.default_rng([settings.seed, number, 10**6])))
+        everything = _join(chosen)
+        return _pack(everything, np.random.default_rng([settings.seed, number, 10**6 + 1]).permutation(len(everything.starts)), settings.batch_events)
+    everything = _join(chosen)
+    return _pack(everything, np.arange(len(everything.starts)), settings.batch_events)
+
+
+def _cover(begin: np.ndarray, older: np.ndarray, known: np.ndarray, max_history: int, jitter: np.random.Generator | None) -> Windows:
+    """Windows that together hold every event from `older` to `known` as a target once; borders move with `jitter`."""
+    stride = max_history - 1
+    counts = known - older
+    shift = np.zeros(len(counts), np.int64) if jitter is None else jitter.integers(0, stride, len(counts))
+    shift = np.minimum(shift, counts - 1).clip(min=0)
+    pieces = -(-(counts + shift) // stride)
+    user = np.repeat(np.arange(len(counts)), pieces)
+    piece = np.arange(len(user)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    ends = np.minimum(known[user] + shift[user] - piece * stride, known[user])
+    starts = np.maximum(known[user] + shift[user] - piece * stride - stride - 1, begin[user])
+    keep = ends - starts > 1
+    keep |= (starts == begin[user]) & (ends > starts)
+    return Windows(starts[keep], (ends - starts)[keep], (starts == begin[user])[keep])
+
+
+def _replayed(begin: np.ndarray, older: np.ndarray, max_history: int, num_events: float, generator: np.random.Generator) -> Windows:
+    """Random windows of older events, users by the number of their events."""
+    weights = (older - begin).astype(float)
+    size = np.minimum(older - begin, max_history)
+    expected = float((weights * size).sum() / weights.sum())
+    number = max(int(num_events / max(expected, 1.0)), 1)
+    user = np.searchsorted(np.cumsum(weights), generator.random(number) * weights.sum(), side="right").clip(max=len(begin) - 1)
+    ends = older[user] - (generator.random(number) * np.maximum(older[user] - begin[user] - size[user] + 1, 1)).astype(np.int64)
+    starts = np.maximum(ends - max_history, begin[user])
+    keep = ends > starts
+    return Windows(starts[keep], (ends - starts)[keep], (starts == begin[user])[keep])
+
+
+def _join(parts: list[Windows]) -> Windows:
+    return Windows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("starts", "lengths", "is_beginning")))
+
+
+def _pack(windows: Windows, order: np.ndarray, batch_events: int) -> list[Windows]:
+    """Windows in `order`, cut into batches of at most `batch_events` events (one window at least)."""
+    batches, rows, total = [], [], 0
+    for row in order.tolist():
+        length = int(windows.lengths[row])
+        if rows and total + length > batch_events:
+            batches.append(windows.take(np.asarray(rows)))
+            rows, total = [], 0
+        rows.append(row)
+        total += length
+    if rows:
+        batches.append(windows.take(np.asarray(rows)))
+    return batches
+
+
+def _requests(target_days: np.ndarray, last_days: np.ndarray, horizon_days: int, chance: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A request that each target answers: its window holds the target's day and begins after the last event; the cut-off lies in between.
+
+    Half of the requests are made at the cut-off itself (lead 0). Returns request day, lead and days since the last event.
+    """
+    gap = target_days - last_days
+    back = (chance[0] * np.minimum(gap + 1, horizon_days)).astype(np.int64)
+    since = gap - back
+    leads = np.where(chance[1] < 0.5, 0, (chance[2] * (since + 1)).astype(np.int64))
+    return target_days - back, leads.astype(np.float32), since.astype(np.float32)
+
+
+def uniform(positions: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+    """Numbers in [0, 1) that depend on position and key alone, so that any number of processes draws the same. Source: SplitMix64 (Steele et al. 2014)."""
+    start = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    with np.errstate(over="ignore"):
+        x = (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + start
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return (x >> np.uint64(11)).astype(np.float64) / 2.0**53
