@@ -40,9 +40,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 class PipelineConfig(Section):
     """Everything a run of the pipeline needs."""
 
-    name: Annotated[str, Field(title="Name", min_length=1, max_length=80, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Short name; stores and models are kept apart by it.")]
+    name: Annotated[
+        str,
+        Field(title="Name", min_length=1, max_length=80, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Short name; stores and models are kept apart by it."),
+    ]
     vertical: Annotated[Vertical, Field(title="Vertical", description="Preset: target events, lists, horizon and season names.")] = "shop"
-    storage_root: Annotated[str, Field(title="Storage root", description="Folder of everything that is written. ${NAME} is read from the environment.")] = ".perennial"
+    storage_root: Annotated[str, Field(title="Storage root", description="Folder of everything that is written. ${NAME} is read from the environment.")] = (
+        ".perennial"
+    )
     seed: Annotated[int, Field(ge=0, description="Seed of everything random.")] = 0
     source: SourceConfig
     validation: ValidationConfig = ValidationConfig()
@@ -73,13 +78,15 @@ class PipelineConfig(Section):
         encoder = self.pretraining.encoder
         if encoder.max_history > self.features.max_history:
             raise ValueError(
-                f"pretraining.encoder.max_history {encoder.max_history} is more than features.max_history {self.features.max_history}: the encoder would wait for events that are not kept"
+                f"pretraining.encoder.max_history {encoder.max_history} is more than features.max_history {self.features.max_history}: "
+                "the encoder would wait for events that are not kept"
             )
         weeks = max(self.evaluation.leads_days) + self.evaluation.horizon_days
         days = self.forecast.horizon_periods * {"day": 1, "week": 7, "month": 28}[self.forecast.frequency]
         if self.forecast.enabled and days < weeks:
             raise ValueError(
-                f"forecast.horizon_periods covers {days} days, but evaluation.leads_days + evaluation.horizon_days needs {weeks}. Raise forecast.horizon_periods or shorten the leads."
+                f"forecast.horizon_periods covers {days} days, but evaluation.leads_days + evaluation.horizon_days needs {weeks}. "
+                "Raise forecast.horizon_periods or shorten the leads."
             )
         return self
 
@@ -92,7 +99,7 @@ class PipelineConfig(Section):
         path = Path(path)
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a mapping of parameters, found {type(values).__name__}")
+            raise ValueError(f"{path}: expected a mapping of parameters, found {type(values).__name__}")  # noqa: TRY004
         try:
             return cls.model_validate(values)
         except ValidationError as error:

@@ -18,7 +18,12 @@ from contracts.config import PipelineConfig
 from contracts.errors import DataContractError, NotEnoughHistoryError, PipelineError, SourceError
 from flows.local_environment import use_local_stores
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Keeps a recommender in step with the calendar. Start with `perennial demo`, or copy deployments/parameters/generic.yaml and `perennial run` it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Keeps a recommender in step with the calendar. Start with `perennial demo`, or copy deployments/parameters/generic.yaml and `perennial run` it.",
+)
 console = Console()
 problems = Console(stderr=True)
 
@@ -83,7 +88,9 @@ def features(parameters: Parameters, verbose: Verbose = False) -> None:
 
 @app.command()
 def evaluate(
-    parameters: Parameters, version: Annotated[str | None, typer.Option(help="Registered version or alias to evaluate; default: the champion.")] = None, verbose: Verbose = False
+    parameters: Parameters,
+    version: Annotated[str | None, typer.Option(help="Registered version or alias to evaluate; default: the champion.")] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Evaluate a registered version on the newest windows it has not seen."""
     config = _load(parameters, verbose=verbose)

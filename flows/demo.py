@@ -35,7 +35,11 @@ def show_outcome(config: PipelineConfig, outcome: TrainingOutcome, console: Cons
     if outcome.evaluation:
         print_evaluation(outcome.evaluation, console)
     if outcome.promotion:
-        verdict = "promoted to champion" if outcome.promotion.promoted else ("challenger, waits for a review" if outcome.promotion.challenger else "refused by its gates")
+        verdict = (
+            "promoted to champion"
+            if outcome.promotion.promoted
+            else ("challenger, waits for a review" if outcome.promotion.challenger else "refused by its gates")
+        )
         console.print(f"\n[bold]Version {outcome.version.version if outcome.version else '?'}: {verdict}[/bold]")
         for reason in outcome.promotion.reasons:
             console.print(f"  {escape(reason)}")

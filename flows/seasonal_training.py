@@ -39,19 +39,47 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         ingested = ingest(config.source, store)
         validated = validate(ingested, config.validation, store, horizon_days=config.evaluation.horizon_days)
         features = build_features(
-            validated, ingested.item_catalogue, config.features, config.forecast, config.fine_tuning, config.evaluation, store, has_users=config.source.has_users
+            validated,
+            ingested.item_catalogue,
+            config.features,
+            config.forecast,
+            config.fine_tuning,
+            config.evaluation,
+            store,
+            has_users=config.source.has_users,
         )
         forecasts = forecast_demand(features, config.forecast, store) if config.forecast.enabled else None
         if not config.source.has_users:
             return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=None, forecasts=forecasts)
         season = build_season(features, forecasts, config.features, config.evaluation, store)
-        snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
+        snapshots = pretrain(
+            features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed
+        )
         bundles = fine_tune(
-            features, season, snapshots, forecasts, config.fine_tuning, config.features, config.evaluation, config.compute, store, name=config.name, seed=config.seed
+            features,
+            season,
+            snapshots,
+            forecasts,
+            config.fine_tuning,
+            config.features,
+            config.evaluation,
+            config.compute,
+            store,
+            name=config.name,
+            seed=config.seed,
         )
         champion = find_champion(config.registry, store)
         evaluation = evaluate(
-            bundles, champion, validated, features, config.evaluation, config.features, config.fine_tuning.target_events, store, name=config.name, seed=config.seed
+            bundles,
+            champion,
+            validated,
+            features,
+            config.evaluation,
+            config.features,
+            config.fine_tuning.target_events,
+            store,
+            name=config.name,
+            seed=config.seed,
         )
         version = register(config, store, ingested, validated, features, forecasts, snapshots, bundles, evaluation)
         challenger = gate(version, bundles, evaluation, config.registry, store)

@@ -102,7 +102,9 @@ def build_features(
                     half_lives_days=features.habit_half_lives_days,
                 )
                 samples[key] = write_table(
-                    known.join(indices, on=c.ITEM_ID, maintain_order="left").select(c.USER_ID, c.ITEM_INDEX, pl.col("^habit_.*$")), folder / "samples" / place, "habit_inputs"
+                    known.join(indices, on=c.ITEM_ID, maintain_order="left").select(c.USER_ID, c.ITEM_INDEX, pl.col("^habit_.*$")),
+                    folder / "samples" / place,
+                    "habit_inputs",
                 )
         events = write_table(training_events(interactions, vocabulary), folder / "training_events.parquet", "training_events")
     result = tables.model_copy(
@@ -167,8 +169,19 @@ def _with_forecast_cutoffs(tables: FeatureTables, forecast: ForecastConfig) -> F
 def _tell(tables: FeatureTables) -> None:
     rows = [
         {"table": ref.name, "rows": f"{ref.rows:,}", "columns": len(ref.columns)}
-        for ref in (tables.vocabulary, tables.calendar, tables.demand, tables.training_events, *(group[tables.end] for group in (tables.item_weeks, tables.habits, tables.histories)))
+        for ref in (
+            tables.vocabulary,
+            tables.calendar,
+            tables.demand,
+            tables.training_events,
+            *(group[tables.end] for group in (tables.item_weeks, tables.habits, tables.histories)),
+        )
         if ref
     ]
     create_table_artifact(rows, key="feature-tables", description=f"{len(tables.cutoffs)} cut-offs from {tables.cutoffs[0]} to {tables.end}")
-    get_run_logger().info("%s cut-offs, %s items, %s events", len(tables.cutoffs), f"{tables.vocabulary.rows:,}", f"{tables.training_events.rows if tables.training_events else 0:,}")
+    get_run_logger().info(
+        "%s cut-offs, %s items, %s events",
+        len(tables.cutoffs),
+        f"{tables.vocabulary.rows:,}",
+        f"{tables.training_events.rows if tables.training_events else 0:,}",
+    )

@@ -128,7 +128,9 @@ def _against_champion(
         users = ours.filter(pl.col(c.CUTOFF) == origin)[c.USER_ID].unique().sort().to_list()
         for lead in leads:
             for list_name in config.lists:
-                rows = recommender.rank(users, request_date=origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, histories=newer if newer.height else None)
+                rows = recommender.rank(
+                    users, request_date=origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, histories=newer if newer.height else None
+                )
                 parts.append(rows.with_columns(pl.lit(origin).alias(c.CUTOFF)))
     mine = ours.filter(pl.col(c.CUTOFF).is_in(list(fair)))
     return measured({OURS: mine, name: pl.concat(parts)}, config.model_copy(update={"origins": tuple(fair), "season_lift": False}), name)
@@ -146,11 +148,15 @@ def table_of(result: EvaluationResult) -> list[dict[str, str]]:
         ranked = sorted(result.models, key=lambda model: -result.figure(model, list_name).value)
         for model in ranked:
             figures = {lead: result.figure(model, list_name, lead) for lead in result.leads}
-            rows.append({"list": list_name, "model": model, **{f"lead {lead}": f"{f.value:.3f} [{f.ci_low:.3f}, {f.ci_high:.3f}]" for lead, f in figures.items()}})
+            rows.append(
+                {"list": list_name, "model": model, **{f"lead {lead}": f"{f.value:.3f} [{f.ci_low:.3f}, {f.ci_high:.3f}]" for lead, f in figures.items()}}
+            )
     return rows
 
 
-def _ours(bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress, *, shift_days: int = 0) -> pl.DataFrame:
+def _ours(
+    bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress, *, shift_days: int = 0
+) -> pl.DataFrame:
     parts = []
     for number, (origin, leads) in enumerate(windows.items()):
         recommender = Recommender.load(bundles[origin.isoformat()].path, version=OURS)
@@ -170,7 +176,14 @@ def _baselines(
         progress(0.4 + 0.4 * number / len(windows), f"baselines at {origin}")
         tables.append(
             baseline_rankings(
-                events, cutoff=origin, lead_days=leads, horizon_days=config.horizon_days, lists=config.lists, names=config.baselines, k=DEEPEST_RANK, target_events=target_events
+                events,
+                cutoff=origin,
+                lead_days=leads,
+                horizon_days=config.horizon_days,
+                lists=config.lists,
+                names=config.baselines,
+                k=DEEPEST_RANK,
+                target_events=target_events,
             )
         )
     together = pl.concat(tables)

@@ -57,7 +57,13 @@ def fine_tune(
         horizon_days=evaluation.horizon_days,
         origins=origins,
         samples=tuple(
-            Sample(cutoff=date.fromisoformat(key.split("/")[0]), lead_days=int(key.split("/")[1]), season=season.season[key].path, habits=features.habit_samples[key].path, targets=features.targets[key].path)
+            Sample(
+                cutoff=date.fromisoformat(key.split("/")[0]),
+                lead_days=int(key.split("/")[1]),
+                season=season.season[key].path,
+                habits=features.habit_samples[key].path,
+                targets=features.targets[key].path,
+            )
             for key in sorted(features.targets)
         ),
         pretraining=snapshots.folder,

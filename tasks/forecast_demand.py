@@ -21,7 +21,12 @@ def forecast_demand(features: FeatureTables, config: ForecastConfig, store: Stor
     """Forecast each series at each cut-off from what was known then, with the model its back-test prefers."""
     folder = store.step_folder("forecast_demand", features.demand, config, ",".join(features.cutoffs), code=CODE)
     with progress_of("forecast_demand"):
-        result = forecast(read_table(features.demand), cutoffs=[date.fromisoformat(day) for day in features.cutoffs], config=config, calendar=read_table(features.calendar).collect())
+        result = forecast(
+            read_table(features.demand),
+            cutoffs=[date.fromisoformat(day) for day in features.cutoffs],
+            config=config,
+            calendar=read_table(features.calendar).collect(),
+        )
         tables = ForecastTables(
             forecasts=write_table(result.forecasts, folder / "forecasts.parquet", "forecasts"),
             back_test=write_table(result.back_test, folder / "back_test.parquet", "back_test"),

@@ -47,7 +47,9 @@ def gate(version: RegisteredVersion, bundles: Bundles, evaluation: EvaluationRef
         figures={**quality.figures, **servability.figures, "evaluation_digest": evaluation.digest},
         previous_champion=evaluation.champion_version,
     )
-    create_markdown_artifact("\n".join(f"* {reason}" for reason in reasons), key="gates", description=f"quality: {_word(quality)}, servability: {_word(servability)}")
+    create_markdown_artifact(
+        "\n".join(f"* {reason}" for reason in reasons), key="gates", description=f"quality: {_word(quality)}, servability: {_word(servability)}"
+    )
     get_run_logger().info("gates of version %s: quality %s, servability %s", version.version, _word(quality), _word(servability))
     return PromotionOutcome(challenger=passed, promoted=False, reasons=reasons, champion_version=evaluation.champion_version)
 

@@ -19,8 +19,16 @@ from tasks.store import Store
 def ingest(source: SourceConfig, store: Store) -> IngestReport:
     """Bring new events into the store. Runs each time: files already seen are known by their content and change nothing."""
     with progress_of("ingest") as report_progress:
-        report = ingest_events(source, store.ingest_folder(), environment=os.environ, now=datetime.now(UTC), progress=lambda text, done: report_progress(done, text))
-    get_run_logger().info("%s rows in, %s stored, %s quarantined: %s", f"{report.rows_in:,}", f"{report.rows_accepted:,}", f"{report.rows_quarantined:,}", report.interactions.path)
+        report = ingest_events(
+            source, store.ingest_folder(), environment=os.environ, now=datetime.now(UTC), progress=lambda text, done: report_progress(done, text)
+        )
+    get_run_logger().info(
+        "%s rows in, %s stored, %s quarantined: %s",
+        f"{report.rows_in:,}",
+        f"{report.rows_accepted:,}",
+        f"{report.rows_quarantined:,}",
+        report.interactions.path,
+    )
     create_table_artifact(
         [
             {"rows": "in", "count": report.rows_in},

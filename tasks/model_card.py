@@ -7,14 +7,16 @@ from evaluation.results import EvaluationResult
 
 def model_card(config: PipelineConfig, result: EvaluationResult, validated: ValidationReport, features: FeatureTables, bundles: Bundles) -> str:
     """Markdown: figures against the opponents per list and lead, slices, lead curve, data, settings."""
+    encoder = config.pretraining.encoder
+    measured = f"Measured at cut-offs {', '.join(map(str, result.origins))}, windows of {result.horizon_days} days"
     return "\n\n".join(
         [
             f"# {config.name}: taste + habit + season",
-            f"Measured at cut-offs {', '.join(map(str, result.origins))}, windows of {result.horizon_days} days; then refitted on all data up to {features.end}.",
+            f"{measured}; then refitted on all data up to {features.end}.",
             *(_list_table(result, name) for name in result.lists),
             _slices(result),
             _data(validated, features),
-            f"Settings: {config.pretraining.encoder.kind} encoder, width {config.pretraining.encoder.width}, {config.pretraining.encoder.num_blocks} blocks; seed {config.seed}. All parameters are in `config.json` of the run.",
+            f"Settings: {encoder.kind} encoder, width {encoder.width}, {encoder.num_blocks} blocks; seed {config.seed}. All are in `config.json` of the run.",
         ]
     )
 
@@ -24,7 +26,9 @@ def _list_table(result: EvaluationResult, list_name: str) -> str:
     header = "| model | " + " | ".join(f"lead {lead}" for lead in result.leads) + " | gain |"
     lines = [f"## List {list_name}, {result.main_metric}", "", header, "|" + "---|" * (len(result.leads) + 2)]
     for model in sorted(result.models, key=lambda name: -result.figure(name, list_name).value):
-        cells = [f"{figure.value:.4f} [{figure.ci_low:.4f}, {figure.ci_high:.4f}]" for lead in result.leads if (figure := result.figure(model, list_name, lead))]
+        cells = [
+            f"{figure.value:.4f} [{figure.ci_low:.4f}, {figure.ci_high:.4f}]" for lead in result.leads if (figure := result.figure(model, list_name, lead))
+        ]
         if model == result.model:
             gain = ""
         else:
@@ -45,4 +49,7 @@ def _slices(result: EvaluationResult) -> str:
 
 def _data(validated: ValidationReport, features: FeatureTables) -> str:
     found = "\n".join(f"* {finding.severity}: {finding.message}" for finding in validated.findings) or "* all expectations hold"
-    return f"## Data\n\n{validated.rows_accepted:,} of {validated.rows_in:,} events accepted, {features.first_day} to {features.end}, {features.vocabulary.rows:,} items.\n\n{found}"
+    counts = (
+        f"{validated.rows_accepted:,} of {validated.rows_in:,} events accepted, {features.first_day} to {features.end}, {features.vocabulary.rows:,} items."
+    )
+    return f"## Data\n\n{counts}\n\n{found}"

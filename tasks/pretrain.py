@@ -20,7 +20,9 @@ CODE = ("lightning_modules",)
 
 
 @task(name="pretrain", **reusable(*CODE, minutes=24 * 60))
-def pretrain(features: FeatureTables, config: PretrainingConfig, fine_tuning: FineTuningConfig, compute: ComputeConfig, store: Store, *, horizon_days: int, seed: int) -> Snapshots:
+def pretrain(
+    features: FeatureTables, config: PretrainingConfig, fine_tuning: FineTuningConfig, compute: ComputeConfig, store: Store, *, horizon_days: int, seed: int
+) -> Snapshots:
     """Train the encoder along time. An interrupted training goes on from its last checkpoint."""
     if not config.enabled or features.training_events is None:
         return Snapshots(folder=None, cutoffs=(), digest="none")

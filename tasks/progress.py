@@ -18,7 +18,9 @@ Progress = Callable[[float, str], None]
 def progress_of(step: str) -> Iterator[Progress]:
     """Yield `report(fraction, text)`; fractions run from 0 to 1. Prefect is told at most every two seconds."""
     artifact = create_progress_artifact(0.0, key=f"{step.replace('_', '-')}-progress", description=step) if TaskRunContext.get() else None
-    bar = tqdm(total=100, desc=f"{step:>15}", bar_format="{desc} |{bar:30}| {n:3.0f} % {elapsed} {postfix}", file=sys.stderr, mininterval=0.5, dynamic_ncols=True)
+    bar = tqdm(
+        total=100, desc=f"{step:>15}", bar_format="{desc} |{bar:30}| {n:3.0f} % {elapsed} {postfix}", file=sys.stderr, mininterval=0.5, dynamic_ncols=True
+    )
     last_told = 0.0
 
     def report(fraction: float, text: str = "") -> None:

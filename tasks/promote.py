@@ -28,12 +28,23 @@ def promote(version: RegisteredVersion, challenger: PromotionOutcome, evaluation
     if not challenger.challenger:
         outcome = challenger.model_copy(update={"champion_version": current})
     elif current == version.version:
-        outcome = challenger.model_copy(update={"promoted": True, "champion_version": current, "reasons": (*challenger.reasons, f"version {current} is the champion already")})
+        outcome = challenger.model_copy(
+            update={"promoted": True, "champion_version": current, "reasons": (*challenger.reasons, f"version {current} is the champion already")}
+        )
     elif not registry.auto_promote:
         waiting = f"version {version.version} waits for a review: set the tag review=approved on it in MLflow"
         outcome = challenger.model_copy(update={"champion_version": current, "reasons": (*challenger.reasons, waiting)})
     else:
-        move_champion(client, registry, store, version=version.version, evaluation_digest=evaluation.digest, compared_with=evaluation.champion_version, by=AUTOMATIC, reasons=challenger.reasons)
+        move_champion(
+            client,
+            registry,
+            store,
+            version=version.version,
+            evaluation_digest=evaluation.digest,
+            compared_with=evaluation.champion_version,
+            by=AUTOMATIC,
+            reasons=challenger.reasons,
+        )
         outcome = challenger.model_copy(update={"promoted": True, "champion_version": version.version})
     get_run_logger().info("champion: version %s", outcome.champion_version)
     create_markdown_artifact(decision_text(outcome, version), key="promotion", description="What the gates and the promotion decided")
@@ -60,9 +71,15 @@ def move_champion(
         tags = client.get_model_version(name, version).tags
     champion, previous = version_at(client, name, CHAMPION), version_at(client, name, PREVIOUS_CHAMPION)
     if tags.get("evaluation_digest") != evaluation_digest:
-        raise ValueError(f"{name} version {version}: expected evaluation {evaluation_digest}, its tag says {tags.get('evaluation_digest')}. Evaluate this version again before promoting it.")
+        raise ValueError(
+            f"{name} version {version}: expected evaluation {evaluation_digest}, its tag says {tags.get('evaluation_digest')}. "
+            "Evaluate this version again before promoting it."
+        )
     if (champion.version if champion else None) != compared_with:
-        raise ValueError(f"{name} version {version} was compared with champion {compared_with}, the champion now is {champion.version if champion else None}. Evaluate it against that one.")
+        raise ValueError(
+            f"{name} version {version} was compared with champion {compared_with}, the champion now is {champion.version if champion else None}. "
+            "Evaluate it against that one."
+        )
     before = {CHAMPION: champion.version if champion else None, PREVIOUS_CHAMPION: previous.version if previous else None}
     with _both_or_none(client, name, before), registry_faults():
         if champion:
@@ -70,9 +87,20 @@ def move_champion(
         client.set_registered_model_alias(name, CHAMPION, version)
         client.set_model_version_tag(name, version, "promoted_by", by)
     record_decision(
-        audit_address(store), model=name, version=version, decision="promoted", by=by, reasons=reasons, figures={"evaluation_digest": evaluation_digest}, previous_champion=compared_with
+        audit_address(store),
+        model=name,
+        version=version,
+        decision="promoted",
+        by=by,
+        reasons=reasons,
+        figures={"evaluation_digest": evaluation_digest},
+        previous_champion=compared_with,
     )
-    emit_event("perennial.champion.moved", resource={"prefect.resource.id": f"perennial.model.{name}.{version}", "prefect.resource.name": name}, payload={"version": version, "by": by})
+    emit_event(
+        "perennial.champion.moved",
+        resource={"prefect.resource.id": f"perennial.model.{name}.{version}", "prefect.resource.name": name},
+        payload={"version": version, "by": by},
+    )
 
 
 @contextmanager
@@ -92,4 +120,8 @@ def _both_or_none(client: MlflowClient, name: str, before: dict[str, str | None]
 def decision_text(outcome: PromotionOutcome, version: RegisteredVersion) -> str:
     """The decision in Markdown."""
     verdict = "promoted to champion" if outcome.promoted else ("challenger, waits for a review" if outcome.challenger else "refused")
-    return f"## {version.name} version {version.version}: {verdict}\n\n" + "\n".join(f"* {reason}" for reason in outcome.reasons) + f"\n\nChampion: version {outcome.champion_version}\n"
+    return (
+        f"## {version.name} version {version.version}: {verdict}\n\n"
+        + "\n".join(f"* {reason}" for reason in outcome.reasons)
+        + f"\n\nChampion: version {outcome.champion_version}\n"
+    )

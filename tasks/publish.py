@@ -22,7 +22,13 @@ CODE = ("serving", "features")
 
 @task(name="publish", **reusable(*CODE, minutes=240))
 def publish(
-    promotion: PromotionOutcome, registry: RegistryConfig, config: PublishConfig, evaluation: EvaluationConfig, validation: ValidationConfig, features: FeatureTables, store: Store
+    promotion: PromotionOutcome,
+    registry: RegistryConfig,
+    config: PublishConfig,
+    evaluation: EvaluationConfig,
+    validation: ValidationConfig,
+    features: FeatureTables,
+    store: Store,
 ) -> TableRef | None:
     """Rank for every user with the champion. Nothing is published where there is no champion or publishing is off."""
     if not config.enabled or promotion.champion_version is None:
@@ -42,7 +48,9 @@ def publish(
         rankings = write_table(pl.concat(parts), folder / "rankings.parquet", "rankings")
         validate_table(rankings, validation, folder=folder / "validation")
     create_table_artifact(
-        [{"for": str(day), "list": name, "rows": part.height} for (day, name), part in zip(asked, parts, strict=True)], key="published-rankings", description=rankings.path
+        [{"for": str(day), "list": name, "rows": part.height} for (day, name), part in zip(asked, parts, strict=True)],
+        key="published-rankings",
+        description=rankings.path,
     )
     get_run_logger().info("%s rows of rankings: %s", f"{rankings.rows:,}", rankings.path)
     return rankings

@@ -19,7 +19,18 @@ from evaluation.results import EvaluationResult
 from serving.recommender import Recommender
 from tasks.evaluate import OURS, read_evaluation
 from tasks.model_card import model_card
-from tasks.registry import ChildRun, connect, local_tracking_uri, log_child, log_data_sets, log_encoder, log_forecaster, log_recommender, log_to_run, start_parent
+from tasks.registry import (
+    ChildRun,
+    connect,
+    local_tracking_uri,
+    log_child,
+    log_data_sets,
+    log_encoder,
+    log_forecaster,
+    log_recommender,
+    log_to_run,
+    start_parent,
+)
 from tasks.reuse import run_each_time
 from tasks.store import CODE_ROOT, Store, read_table, write_text
 
@@ -50,12 +61,22 @@ def register(
         client,
         registry.experiment,
         name=flow_run.get_name() or config.name,
-        tags={"prefect.flow_run_id": flow_run.get_id() or "", "prefect.flow_run_url": flow_run.get_flow_run_url() or flow_run.get_ui_url() or "", "git_sha": commit},
+        tags={
+            "prefect.flow_run_id": flow_run.get_id() or "",
+            "prefect.flow_run_url": flow_run.get_flow_run_url() or flow_run.get_ui_url() or "",
+            "git_sha": commit,
+        },
     )
     folder = store.step_folder("register", bundles, evaluation, code=())
     configuration = write_text(config.model_dump_json(indent=1), folder / "config.json")
-    headline = {f"{name}.{row.list}.lead_{row.lead_days}": row.value for row in result.rows if row.model == OURS and row.origin == "all" and row.lead_days is not None and (name := row.metric.replace("@", "_at_"))}
-    log_to_run(client, parent, ChildRun("pipeline", params=_flat(config), metrics=headline, tags={"data_digest": validated.accepted.digest}, artifacts=[configuration]))
+    headline = {
+        f"{name}.{row.list}.lead_{row.lead_days}": row.value
+        for row in result.rows
+        if row.model == OURS and row.origin == "all" and row.lead_days is not None and (name := row.metric.replace("@", "_at_"))
+    }
+    log_to_run(
+        client, parent, ChildRun("pipeline", params=_flat(config), metrics=headline, tags={"data_digest": validated.accepted.digest}, artifacts=[configuration])
+    )
     log_data_sets(client, parent, [table for table in (validated.accepted, features.item_catalogue, features.vocabulary, features.demand) if table])
     for child in _children(config, ingested, validated, features, forecasts, snapshots, bundles, evaluation, result):
         log_child(client, parent, child)
@@ -72,7 +93,14 @@ def register(
     }
     card = model_card(config, result, validated, features, bundles)
     measured = log_recommender(
-        client, registry.model_name, parent, bundles.evaluated[newest], kind="measured", description=card, tags={**tags, "trained_until": newest}, extra=[golden]
+        client,
+        registry.model_name,
+        parent,
+        bundles.evaluated[newest],
+        kind="measured",
+        description=card,
+        tags={**tags, "trained_until": newest},
+        extra=[golden],
     )
     final = log_recommender(
         client,
@@ -89,8 +117,12 @@ def register(
         log_forecaster(client, f"{registry.model_name}-forecaster", parent, forecasts)
     client.set_terminated(parent)
     get_run_logger().info("registered %s version %s (measured as version %s), run %s", registry.model_name, final, measured, parent)
-    create_link_artifact(registry.tracking_uri or local_tracking_uri(store.storage_root), key="mlflow", link_text=f"MLflow: {registry.model_name} version {final}")
-    return RegisteredVersion(name=registry.model_name, version=final, run_id=parent, evaluation_digest=evaluation.digest, evaluated_version=measured, golden_requests=str(golden))
+    create_link_artifact(
+        registry.tracking_uri or local_tracking_uri(store.storage_root), key="mlflow", link_text=f"MLflow: {registry.model_name} version {final}"
+    )
+    return RegisteredVersion(
+        name=registry.model_name, version=final, run_id=parent, evaluation_digest=evaluation.digest, evaluated_version=measured, golden_requests=str(golden)
+    )
 
 
 def golden_requests(recommender: Recommender, num_users: int = GOLDEN_USERS) -> list[dict[str, object]]:
@@ -103,7 +135,11 @@ def golden_requests(recommender: Recommender, num_users: int = GOLDEN_USERS) -> 
             table = recommender.rank(users, request_date=day, list_name=list_name, k=10)
             for (user,), rows in table.partition_by(c.USER_ID, as_dict=True).items():
                 asked.append(
-                    {"request": {"date": day.isoformat(), "user_id": user, "k": 10, "list": list_name}, "items": rows[c.ITEM_ID].to_list(), "scores": rows[c.SCORE].to_list()}
+                    {
+                        "request": {"date": day.isoformat(), "user_id": user, "k": 10, "list": list_name},
+                        "items": rows[c.ITEM_ID].to_list(),
+                        "scores": rows[c.SCORE].to_list(),
+                    }
                 )
     return asked
 
@@ -130,18 +166,37 @@ def _children(
     if forecasts:
         test = read_table(forecasts.back_test).collect()
         newest = test.filter(pl.col(c.CUTOFF) == pl.col(c.CUTOFF).max()) if test.height else test
-        yield ChildRun("forecast", params=_flat(config.forecast), metrics={f"mase.{row[c.LEVEL]}.{row[c.MODEL]}": row["mase"] for row in newest.to_dicts() if row["mase"] is not None})
+        yield ChildRun(
+            "forecast",
+            params=_flat(config.forecast),
+            metrics={f"mase.{row[c.LEVEL]}.{row[c.MODEL]}": row["mase"] for row in newest.to_dicts() if row["mase"] is not None},
+        )
     if snapshots.folder:
-        yield ChildRun("pre-training", params=_flat(config.pretraining), metrics=dict(snapshots.metrics), curves=_curves(Path(snapshots.folder)), tags={"job_digest": snapshots.digest})
+        yield ChildRun(
+            "pre-training",
+            params=_flat(config.pretraining),
+            metrics=dict(snapshots.metrics),
+            curves=_curves(Path(snapshots.folder)),
+            tags={"job_digest": snapshots.digest},
+        )
     yield ChildRun("fine-tuning", params=_flat(config.fine_tuning), metrics=dict(bundles.metrics), curves=_curves(Path(bundles.final.path).parents[1]))
     for name in result.baselines:
         yield ChildRun(f"baseline {name}", params={"baseline": name}, metrics=_figures(result, name))
-    yield ChildRun("evaluation", params=_flat(config.evaluation), metrics=_figures(result, OURS), tags={"evaluation_digest": evaluation.digest}, artifacts=[Path(evaluation.path)])
+    yield ChildRun(
+        "evaluation",
+        params=_flat(config.evaluation),
+        metrics=_figures(result, OURS),
+        tags={"evaluation_digest": evaluation.digest},
+        artifacts=[Path(evaluation.path)],
+    )
 
 
 def _figures(result: EvaluationResult, model: str) -> dict[str, float]:
     rows = [row for row in result.rows if row.model == model and row.value == row.value]
-    return {f"{row.metric.replace('@', '_at_')}.{row.list}.{'all_leads' if row.lead_days is None else f'lead_{row.lead_days}'}.{row.origin}": row.value for row in rows}
+    return {
+        f"{row.metric.replace('@', '_at_')}.{row.list}.{'all_leads' if row.lead_days is None else f'lead_{row.lead_days}'}.{row.origin}": row.value
+        for row in rows
+    }
 
 
 def _curves(folder: Path) -> dict[str, list[float]]:

@@ -125,7 +125,9 @@ def log_child(client: MlflowClient, parent_id: str, child: ChildRun) -> str:
     """Create a finished child run; a child of the same name is not made twice."""
     with registry_faults():
         experiment_id = client.get_run(parent_id).info.experiment_id
-        found = client.search_runs([experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`mlflow.runName` = '{child.name}'", max_results=1)
+        found = client.search_runs(
+            [experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`mlflow.runName` = '{child.name}'", max_results=1
+        )
         if found and found[0].info.status == "FINISHED":
             return str(found[0].info.run_id)
         run_id = found[0].info.run_id if found else client.create_run(experiment_id, run_name=child.name, tags={"mlflow.parentRunId": parent_id}).info.run_id
@@ -161,13 +163,15 @@ def set_version_tags(client: MlflowClient, name: str, version: str, tags: Mappin
             client.set_model_version_tag(name, version, key, str(value))
 
 
-def log_recommender(client: MlflowClient, name: str, run_id: str, bundle: BundleRef, *, kind: str, description: str, tags: Mapping[str, str], extra: Sequence[Path] = ()) -> str:
+def log_recommender(
+    client: MlflowClient, name: str, run_id: str, bundle: BundleRef, *, kind: str, description: str, tags: Mapping[str, str], extra: Sequence[Path] = ()
+) -> str:
     """Register a bundle as a version of the recommender and return its number; a bundle that is registered already is not registered again."""
     found = _version_of(client, name, bundle.digest, tags["evaluation_digest"])
     if found is None:
         with active_run(run_id):
             logged = mlflow.pyfunc.log_model(
-                name=f"recommender-{kind.split()[0]}",
+                name=f"recommender-{kind.split(maxsplit=1)[0]}",
                 python_model=PYFUNC_FILE,
                 artifacts={BUNDLE: bundle.path},
                 code_paths=CODE_PATHS,
@@ -194,7 +198,9 @@ def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef)
         import onnx
 
         with active_run(run_id):
-            logged = mlflow.onnx.log_model(onnx.load(str(path)), name="encoder", pip_requirements=[f"onnxruntime=={version('onnxruntime')}"], registered_model_name=name)
+            logged = mlflow.onnx.log_model(
+                onnx.load(str(path)), name="encoder", pip_requirements=[f"onnxruntime=={version('onnxruntime')}"], registered_model_name=name
+            )
         found = str(logged.registered_model_version)
     set_version_tags(client, name, found, {"bundle_digest": bundle.digest, "cutoff": bundle.cutoff})
     return found

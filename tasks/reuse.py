@@ -24,7 +24,12 @@ def run_each_time(*, minutes: int = 60) -> dict[str, Any]:
 
 
 def _always(minutes: int) -> dict[str, Any]:
-    return {"retries": len(RETRY_DELAYS_SECONDS), "retry_delay_seconds": RETRY_DELAYS_SECONDS, "retry_condition_fn": _may_pass_by_itself, "timeout_seconds": minutes * 60}
+    return {
+        "retries": len(RETRY_DELAYS_SECONDS),
+        "retry_delay_seconds": RETRY_DELAYS_SECONDS,
+        "retry_condition_fn": _may_pass_by_itself,
+        "timeout_seconds": minutes * 60,
+    }
 
 
 def _content_key(code: tuple[str, ...]) -> Callable[[Any, dict[str, Any]], str]:

@@ -22,7 +22,12 @@ def validate(ingested: IngestReport, validation: ValidationConfig, store: Store,
     folder = store.step_folder("validate", ingested.interactions, ingested.item_catalogue, validation, str(horizon_days), code=CODE)
     report = validate_interactions(ingested.interactions, ingested.item_catalogue, validation, folder=folder, now=datetime.now(UTC), horizon_days=horizon_days)
     get_run_logger().info(
-        "%s rows in, %s accepted, %s quarantined, %s findings: %s", f"{report.rows_in:,}", f"{report.rows_accepted:,}", f"{report.rows_quarantined:,}", len(report.findings), report.data_docs
+        "%s rows in, %s accepted, %s quarantined, %s findings: %s",
+        f"{report.rows_in:,}",
+        f"{report.rows_accepted:,}",
+        f"{report.rows_quarantined:,}",
+        len(report.findings),
+        report.data_docs,
     )
     create_table_artifact(
         [{"table": f.table, "rule": f.rule, "severity": f.severity, "rows": f.num_failed, "message": f.message} for f in report.findings]

@@ -10,7 +10,9 @@ from contracts.sections.base import Section
 class FeaturesConfig(Section):
     """What is computed about items and users before a cut-off."""
 
-    country: Annotated[str, Field(min_length=2, max_length=6, description="Country of the holiday calendar where events carry no region, ISO code such as US, GB or US-NY.")] = "US"
+    country: Annotated[
+        str, Field(min_length=2, max_length=6, description="Country of the holiday calendar where events carry no region, ISO code such as US, GB or US-NY.")
+    ] = "US"
     region_countries: Annotated[dict[str, str], Field(description="Region of the events -> country code of its calendar.")] = {}
     use_regions: Annotated[bool, Field(description="Demand and season per region; off: one region `all`.")] = False
     season_names: Annotated[dict[str, tuple[int, int]], Field(description="Named parts of the year: first and last day of year; may wrap over New Year.")] = {}

@@ -6,7 +6,24 @@ from pydantic import Field
 
 from contracts.sections.base import Section
 
-ForecastModel = Literal["seasonal_naive", "recent_mean", "season_trend", "mstl", "auto_ets", "theta", "croston", "tsb", "combination", "rnn", "gru", "nhits"]
+ForecastModel = Literal[
+    "seasonal_naive",
+    "recent_mean",
+    "season_trend",
+    "season_trend_recent",
+    "season_trend_additive",
+    "season_level",
+    "autoregression",
+    "mstl",
+    "auto_ets",
+    "theta",
+    "croston",
+    "tsb",
+    "combination",
+    "rnn",
+    "gru",
+    "nhits",
+]
 
 
 class ForecastConfig(Section):
@@ -19,18 +36,22 @@ class ForecastConfig(Section):
     max_item_series: Annotated[int, Field(ge=0, description="Items forecast one by one, best sellers first; the others follow their category.")] = 2_000
     models: Annotated[
         tuple[ForecastModel, ...],
-        Field(description="Candidates; the back-test chooses per level. `seasonal_naive` always competes, `combination` is the mean of the others."),
+        Field(description="Candidates; the back-test chooses per level and weighs per series. `seasonal_naive` always competes, `combination` is their weighted mean."),
     ] = (
         "seasonal_naive",
         "recent_mean",
         "season_trend",
+        "season_trend_recent",
+        "season_trend_additive",
+        "season_level",
+        "autoregression",
         "theta",
         "mstl",
         "combination",
     )
     season_periods: Annotated[tuple[int, ...], Field(description="Lengths of the seasons in periods, e.g. 52 weeks; used where two are held.")] = (52,)
-    back_test_origins: Annotated[int, Field(ge=1, le=60, description="Rolling origins of the choice.")] = 6
-    back_test_every_periods: Annotated[int | None, Field(ge=1, description="Periods between two origins; without it a quarter of the horizon.")] = None
+    back_test_origins: Annotated[int, Field(ge=1, le=60, description="Rolling origins of the choice.")] = 8
+    back_test_every_periods: Annotated[int | None, Field(ge=1, description="Periods between two origins; without it half the horizon.")] = None
     back_test_series: Annotated[int, Field(ge=10, description="Series per level the choice is made on, spread over small and large ones.")] = 200
     max_slow_series: Annotated[int, Field(ge=0, description="Levels with more series than this use only the models that run on all series at once.")] = 5_000
     reconcile: Annotated[bool, Field(description="Make children add up to parents.")] = True

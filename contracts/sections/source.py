@@ -75,6 +75,7 @@ class SourceConfig(Section):
     ] = {}
     default_event_type: Annotated[EventType, Field(description="Event type where the source has no such column.")] = "purchase"
     csv_separator: Annotated[str, Field(min_length=1, max_length=1, description="Separator of CSV files.")] = ","
+    csv_columns: Annotated[tuple[str, ...], Field(description="Names of the columns of CSV files that have no header line; empty: they have one.")] = ()
     changed_files: Annotated[
         Literal["refuse", "add"],
         Field(

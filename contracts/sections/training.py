@@ -39,7 +39,9 @@ class PretrainingConfig(Section):
 
     enabled: Annotated[bool, Field(description="Off: taste is the linear item-item term alone.")] = True
     encoder: EncoderConfig = EncoderConfig()
-    objective: Annotated[Literal["next_item", "window_item"], Field(description="next_item: the next event; window_item: an item of the user's coming weeks.")] = "next_item"
+    objective: Annotated[
+        Literal["next_item", "window_item"], Field(description="next_item: the next event; window_item: an item of the user's coming weeks.")
+    ] = "next_item"
     epochs: Annotated[float, Field(gt=0, le=1000, description="Passes over the events.")] = 3.0
     batch_events: Annotated[int, Field(ge=64, description="Events in one packed batch.")] = 8_192
     num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
