@@ -55,7 +55,7 @@ class FloatTable:
 
     def products(self, queries: Floats) -> Floats:
         """Each query with each item, [B, R] -> [B, I]."""
-        return queries @ self._table.T
+        return np.asarray(queries @ self._table.T, np.float32)
 
     def rows(self, positions: Integers) -> Floats:
         """Vectors of some items, [N] -> [N, R]."""

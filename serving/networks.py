@@ -1,23 +1,27 @@
-"""The exported networks of a bundle, ready to run: ONNX Runtime for the graphs, numpy for the item tables.
+"""The exported networks of a bundle, ready to run: ONNX Runtime for the graphs, item tables for the products (docs/architecture.md).
 
-Letters: B users of a block, T history length, D width of taste, R rank of the linear term, I items, S and H inputs of season and habit.
+Letters: B users of a block, T history length, D width of taste, I items, P items of the pool that linear terms score, R numbers of a
+linear query, K terms of taste, S and H inputs of season and habit.
 Item tables are stored by item_index and held here by *position*: the order of item ids, so that ties fall to the smaller item_id by
 taking the smaller position.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import onnxruntime as ort
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load_file
 
 from contracts.errors import BundleError
-from serving.item_tables import Floats, Integers, item_table
+from serving.item_tables import Floats, Integers, ItemTable, item_table
 
-HEAD_FORMAT: Final = 1
+HEAD_FORMAT: Final = 2
 SEASON_ROWS_AT_ONCE: Final = 65_536
 
 
@@ -32,7 +36,7 @@ class LinearTerm(BaseModel):
 
 
 class ListHead(BaseModel):
-    """How the parts of taste are weighed for one list."""
+    """How the terms of taste are weighed for one list."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -45,7 +49,7 @@ class Head(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[1]
+    format: Literal[2]
     season_inputs: tuple[str, ...]
     habit_inputs: tuple[str, ...]
     lists: dict[str, ListHead]
@@ -53,18 +57,37 @@ class Head(BaseModel):
     max_history: int = 128
 
 
+@dataclass(frozen=True)
+class PoolTerm:
+    """Tables of one linear item-item term; it is zero for items outside the pool.
+
+    linear_in  [I, R] sparse, by position
+    out        [P, R] by place in the pool
+    own        [P]    what an item of the history says for itself, taken off again
+    """
+
+    linear_in: sp.csr_array
+    out: ItemTable
+    own: Floats
+
+
 class Networks:
-    """Runs the exported graphs of one bundle. Stateless between calls; safe to share between threads."""
+    """Runs the exported graphs of one bundle. Stateless between calls; safe to share between threads.
+
+    pool   [P]  positions of the items the linear terms score
+    place  [I]  place of each item in the pool, -1 outside
+    """
 
     def __init__(self, folder: Path, positions: Integers, *, threads: int = 1) -> None:
         self.head = _read_head(folder / "head.json")
         tables = load_file(folder / "vectors.safetensors")
         self.taste_items = item_table(tables, "taste_items", positions, threads=threads)
-        self.linear_in = item_table(tables, "linear_in", positions, threads=threads)
-        self.linear_out = item_table(tables, "linear_out", positions, threads=threads)
-        linear_self = item_table(tables, "linear_self", positions, threads=threads)
-        self.linear_self = None if linear_self is None else linear_self.rows(np.arange(len(positions)))
-        self.has_vectors = next((table.has_row for table in (self.taste_items, self.linear_out) if table is not None), np.zeros(len(positions), bool))
+        self.has_vectors = np.ones(len(positions), bool) if self.taste_items is None else self.taste_items.has_row
+        self.pool, kept = _pool(tables.get("linear_items", np.zeros(0, np.int64)), positions)
+        self.place = np.full(len(positions), -1, np.int64)
+        self.place[self.pool] = np.arange(len(self.pool))
+        num_terms = max((len(head.linear) for head in self.head.lists.values()), default=0)
+        self.terms = [_pool_term(tables, number, positions, kept, threads) for number in range(num_terms)]
         self._encoder = _session(folder / "encoder.onnx", threads) if (folder / "encoder.onnx").is_file() else None
         self._season = _session(folder / "season.onnx", threads)
         self._habit = _session(folder / "habit.onnx", threads)
@@ -98,7 +121,7 @@ class Networks:
         return np.concatenate(blocks) if blocks else np.zeros((0, 2), np.float32)
 
     def habit(self, rows: Floats) -> Floats:
-        """Habit of each row, [N]."""
+        """Habit of each row [N, H + S + K], [N]."""
         if not len(rows):
             return np.zeros(0, np.float32)
         return np.asarray(self._habit.run(None, {"inputs": rows})[0], dtype=np.float32).reshape(-1)
@@ -114,6 +137,33 @@ def _read_head(path: Path) -> Head:
         raise BundleError(
             f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head format {HEAD_FORMAT}. Export the networks again."
         ) from error
+
+
+def _pool(linear_items: NDArray[Any], positions: Integers) -> tuple[Integers, Integers]:
+    """Positions of the pool's items, rising, and the rows of their tables; items the vocabulary does not hold are left out."""
+    order = np.argsort(positions, kind="stable")
+    at = np.minimum(np.searchsorted(positions[order], linear_items), len(positions) - 1)
+    known = positions[order][at] == linear_items
+    pool = order[at[known]]
+    rising = np.argsort(pool)
+    return pool[rising].astype(np.int64), np.flatnonzero(known)[rising].astype(np.int64)
+
+
+def _pool_term(tables: Mapping[str, NDArray[Any]], number: int, positions: Integers, kept: Integers, threads: int) -> PoolTerm:
+    name = f"linear_{number}"
+    try:
+        values, indices, indptr = (tables[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
+        out = item_table(tables, f"{name}_out", kept, threads=threads)
+        own = tables[f"{name}_self"][kept].astype(np.float32)
+    except KeyError as error:
+        raise BundleError(
+            f"vectors.safetensors: table {error} of linear term {number} is missing; found {', '.join(sorted(tables))}. Export the networks again."
+        ) from error
+    if out is None:
+        raise BundleError(f"vectors.safetensors: table {name}_out is missing; found {', '.join(sorted(tables))}. Export the networks again.")
+    by_index = sp.csr_array((values.astype(np.float32), indices, indptr), shape=(len(indptr) - 1, out.width))
+    by_index.resize((max(len(indptr) - 1, int(positions.max(initial=0)) + 1), out.width))
+    return PoolTerm(by_index[positions], out, own)
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:

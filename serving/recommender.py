@@ -4,9 +4,10 @@ The one implementation of a score: evaluation, publishing, the registered model 
 Taste and season are centred over the candidates (a user's own exclusions do not shift them), habit is zero off the history, ties fall to
 the smaller item_id. Users nothing is known of have no taste and no habit: they get the seasonal answer.
 
-Letters: B users of a block, I items in order of item_id (a row's place is its *position*), D width of taste, R rank of the linear term.
+Letters: B users of a block, I items in order of item_id (a row's place is its *position*), P items of the pool, K terms of taste, M habits rows.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from contracts import columns as c
 from contracts.artifacts import BundleRef
-from contracts.errors import BundleError
 from contracts.sections.features import FeaturesConfig
 from contracts.tables import RANKINGS
 from features.calendar import calendar
@@ -37,10 +37,10 @@ SEASON_COLUMN: Final = {"again": 0, "discover": 1}
 DISCOVER: Final = "discover"
 SCORES_AT_ONCE: Final = 8_000_000
 MAX_USERS_AT_ONCE: Final = 256
-SEASONS_KEPT: Final = 64
+SEASON_BYTES_KEPT: Final = 256 * 2**20
 HABIT_DATES_KEPT: Final = 4
 HABIT_ROWS_AT_ONCE: Final = 200_000
-MAX_HABITS_KEPT: Final = 5_000_000
+MAX_HABITS_KEPT: Final = 2_000_000
 PARTS: Final = (c.SCORE, c.TASTE, c.HABIT, c.SEASON)
 GROUP: Final = 64
 LEAD_INPUT: Final = "season_lead"
@@ -59,7 +59,36 @@ class Question:
     candidates: NDArray[np.bool_]
     season: Floats
     k: int
+    region: str
     lookup_shift_days: int = 0
+
+
+@dataclass(frozen=True)
+class _Season:
+    """Season of all items on a date: the network's inputs [I, S] and what it says [I, 2]."""
+
+    inputs: Floats
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Terms of taste of some users: the encoder's [B, I], and the logarithm of each linear term for the pool [B, P], at `floors` outside."""
+
+    encoded: Floats | None
+    linear: Sequence[Floats]
+    floors: Sequence[float]
+
+    def of_pairs(self, rows: Integers, positions: Integers, place: Integers) -> Floats:
+        """The K terms of some (user, item) pairs, [M, K]."""
+        places = place[positions]
+        inside = places >= 0
+        columns = [] if self.encoded is None else [self.encoded[rows, positions]]
+        for values, floor in zip(self.linear, self.floors, strict=True):
+            column = np.full(len(rows), floor, np.float32)
+            column[inside] = values[rows[inside], places[inside]]
+            columns.append(column)
+        return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -95,7 +124,7 @@ class Recommender:
         self._item_index = vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64)
         self._regions = set(self._item_weeks[c.REGION].unique())
         self._has_events = self._items_with_events()
-        self._seasons: OrderedDict[tuple[date, str, int], Floats] = OrderedDict()
+        self._seasons: OrderedDict[tuple[date, str, int], _Season] = OrderedDict()
         self._habits: dict[date, Floats] = {}
         self._lock = Lock()
 
@@ -185,7 +214,7 @@ class Recommender:
             offered[self.positions_of(candidates)] = True
         scores = self.season_of(request_date, region, lookup_shift_days)[:, SEASON_COLUMN[list_name]]
         centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
-        return Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k, lookup_shift_days)
+        return Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k, region, lookup_shift_days)
 
     def answer(
         self, users: Sequence[str], question: Question, *, exclude: Mapping[str, Sequence[str]] | None = None, histories: pl.DataFrame | None = None
@@ -198,18 +227,20 @@ class Recommender:
 
     def season_of(self, request_date: date, region: str = c.ALL_REGIONS, lookup_shift_days: int = 0) -> Floats:
         """Season of all items on a date, [I, 2] (again, discover), uncentred. Computed once per date and region."""
-        region = region if region in self._regions else c.ALL_REGIONS
-        key = (request_date, region, lookup_shift_days)
+        return self._season_of(request_date, region, lookup_shift_days).scores
+
+    def _season_of(self, request_date: date, region: str, lookup_shift_days: int) -> _Season:
+        key = (request_date, region if region in self._regions else c.ALL_REGIONS, lookup_shift_days)
         with self._lock:
             if key in self._seasons:
                 self._seasons.move_to_end(key)
                 return self._seasons[key]
-        scores = self._compute_season(request_date, region, lookup_shift_days)
+        found = self._compute_season(*key)
         with self._lock:
-            self._seasons[key] = scores
-            while len(self._seasons) > SEASONS_KEPT:
+            self._seasons[key] = found
+            while len(self._seasons) > 1 and sum(kept.inputs.nbytes for kept in self._seasons.values()) > SEASON_BYTES_KEPT:
                 self._seasons.popitem(last=False)
-        return scores
+        return found
 
     def items_on(self, request_date: date) -> NDArray[np.bool_]:
         """Default candidates, [I]: an event before the cut-off or declared available by the catalogue, and on offer on the date."""
@@ -239,14 +270,15 @@ class Recommender:
         return dict.fromkeys(asked, exclude)
 
     def _answer(self, block: Behaviour, question: Question, excluded: Mapping[str, Integers]) -> Ranked:
-        taste = self._taste(block, question)
+        terms = self._terms(block, question)
+        taste = self._taste(block, question, terms)
         scores = taste + np.where(question.candidates, question.season, -np.inf).astype(np.float32)
         rows, positions = block.habit_rows(), block.habit_positions
         if question.list_name == DISCOVER:
             habit = np.zeros(len(rows), np.float32)
             scores[rows, positions] = -np.inf
         else:
-            habit = self._habit(block, question.request_date, question.lookup_shift_days)
+            habit = self._habit(block, question, terms)
             scores[rows, positions] += habit
         for row, user in enumerate(block.users):
             if user in excluded:
@@ -265,23 +297,32 @@ class Recommender:
 
     # ---- the three parts ------------------------------------------------------------------------------------------------
 
-    def _taste(self, block: Behaviour, question: Question) -> Floats:
+    def _terms(self, block: Behaviour, question: Question) -> _Terms:
+        """Terms of taste of a block of users, neither weighted nor centred."""
+        head, networks = self.networks.list_head(question.list_name), self.networks
+        encoded = None
+        if networks.taste_items is not None and networks.has_encoder:
+            encoded = networks.taste_items.products(self._queries(block, question.request_date, question.lookup_shift_days))
+        return _Terms(encoded, [self._linear(block, number, term) for number, term in enumerate(head.linear)], [math.log(term.floor) for term in head.linear])
+
+    def _taste(self, block: Behaviour, question: Question, terms: _Terms) -> Floats:
         """Taste of all items for a block of users, [B, I], centred over the candidates that have vectors; zero without a history or a vector."""
         head, networks = self.networks.list_head(question.list_name), self.networks
-        taste = np.zeros((len(block), len(self.item_ids)), np.float32)
-        has_history = np.diff(block.item_offsets) > 0
-        if not has_history.any():
-            return taste
-        if networks.taste_items is not None and networks.has_encoder and head.encoder_weight:
-            queries = self._queries(block, question.request_date, question.lookup_shift_days)
-            taste += networks.taste_items.products(queries * np.float32(head.encoder_weight))
-        for term in head.linear:
-            taste += self._linear(block, term)
+        if terms.encoded is not None and head.encoder_weight:
+            taste = terms.encoded * np.float32(head.encoder_weight)
+        else:
+            taste = np.zeros((len(block), len(self.item_ids)), np.float32)
+        if terms.linear:  # outside the pool every linear term is at its floor, which centring takes off
+            above = sum(
+                np.float32(term.weight) * (values - np.float32(floor)) for term, values, floor in zip(head.linear, terms.linear, terms.floors, strict=True)
+            )
+            taste[:, networks.pool] += above
         counted = question.candidates & networks.has_vectors
         if counted.any():
             taste -= (taste @ (counted / counted.sum()).astype(np.float32))[:, None]
-        taste[:, ~networks.has_vectors] = 0
-        taste[~has_history] = 0
+        if not networks.has_vectors.all():
+            taste[:, ~networks.has_vectors] = 0
+        taste[np.diff(block.item_offsets) == 0] = 0
         return taste
 
     def _queries(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
@@ -305,46 +346,47 @@ class Recommender:
             queries[np.arange(len(block)) if part is block else rows] = encoded
         return np.zeros((len(block), self.networks.width), np.float32) if queries is None else queries
 
-    def _linear(self, block: Behaviour, term: LinearTerm) -> Floats:
-        """One linear item-item term of taste, [B, I]; an item does not speak for itself."""
-        networks = self.networks
-        if networks.linear_in is None or networks.linear_out is None:
-            raise BundleError("head.json has linear terms, but vectors.safetensors has no linear_in and linear_out. Export the networks again.")
-        rows, positions = block.item_rows(), block.item_positions
+    def _linear(self, block: Behaviour, number: int, term: LinearTerm) -> Floats:
+        """Logarithm of one linear item-item term for the pool, [B, P]; an item does not speak for itself."""
+        tables, positions = self.networks.terms[number], block.item_positions
         weights = _history_weights(block, term.half_life_days)
         histories = sp.csr_array((weights, np.arange(len(positions)), block.item_offsets), shape=(len(block), len(positions)))
-        linear = networks.linear_out.products(np.asarray(histories @ networks.linear_in.rows(positions), np.float32))
-        if networks.linear_self is not None:
-            linear[rows, positions] -= weights * networks.linear_self[positions]
+        linear = tables.out.products((histories @ tables.linear_in[positions]).toarray().astype(np.float32))
+        place = self.networks.place[positions]
+        inside = place >= 0
+        linear[block.item_rows()[inside], place[inside]] -= weights[inside] * tables.own[place[inside]]
         np.maximum(linear, 0, out=linear)
         linear += np.float32(term.floor)
-        np.log(linear, out=linear)
-        linear *= np.float32(term.weight)
-        return linear
+        return np.log(linear, out=linear)
 
-    def _habit(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
-        """Habit of each habits row, [M]; read off where it was computed for all stored users of the date."""
-        if block.is_stored and request_date in self._habits and not lookup_shift_days:
-            return self._habits[request_date][block.habit_index]
-        return self._compute_habit(block.habits, block.cutoff, request_date, lookup_shift_days)
+    def _habit(self, block: Behaviour, question: Question, terms: _Terms) -> Floats:
+        """Habit of each habits row, [M]: its habit inputs, the item's season inputs on the date, the user's terms of taste for it."""
+        if not len(block.habit_index):
+            return np.zeros(0, np.float32)
+        own = self._habit_rows(block, question)
+        rows, positions = block.habit_rows(), block.habit_positions
+        of_season = self._season_of(question.request_date, question.region, question.lookup_shift_days).inputs[positions]
+        return self.networks.habit(np.concatenate([own, of_season, terms.of_pairs(rows, positions, self.networks.place)], axis=1))
+
+    def _habit_rows(self, block: Behaviour, question: Question) -> Floats:
+        """Habit inputs of a block, [M, H]; read off where they were computed for all stored users of the date."""
+        shift = question.lookup_shift_days
+        if block.is_stored and not shift and question.request_date in self._habits:
+            return self._habits[question.request_date][block.habit_index]
+        inputs = self._habit_inputs(block.habits, block.cutoff, question.request_date)
+        if shift:
+            inputs = _with_look_ups(inputs, self._habit_inputs(block.habits, block.cutoff, question.request_date + timedelta(days=shift)), HABIT_LOOK_UPS)
+        return inputs.to_numpy(order="c")
 
     def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT) -> None:
-        """Compute what every request for a date shares: season, and habit of all stored users where these are at most `max_habits` rows."""
+        """Compute what every request for a date shares: season, and habit inputs of all stored users where these are at most `max_habits` rows."""
         self.season_of(request_date)
         source = self.stored.behaviour.source
-        if request_date not in self._habits and source.height <= max_habits:
-            scores = self._compute_habit(source, self.cutoff, request_date)
-            with self._lock:
-                self._habits = {**dict(list(self._habits.items())[-(HABIT_DATES_KEPT - 1) :]), request_date: scores}
-
-    def _compute_habit(self, habits: pl.DataFrame, cutoff: date, request_date: date, lookup_shift_days: int = 0) -> Floats:
-        parts = []
-        for rows in habits.iter_slices(HABIT_ROWS_AT_ONCE):
-            inputs = self._habit_inputs(rows, cutoff, request_date)
-            if lookup_shift_days:
-                inputs = _with_look_ups(inputs, self._habit_inputs(rows, cutoff, request_date + timedelta(days=lookup_shift_days)), HABIT_LOOK_UPS)
-            parts.append(self.networks.habit(inputs.to_numpy(order="c")))
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        if request_date in self._habits or not 0 < source.height <= max_habits:
+            return
+        inputs = np.concatenate([self._habit_inputs(rows, self.cutoff, request_date).to_numpy(order="c") for rows in source.iter_slices(HABIT_ROWS_AT_ONCE)])
+        with self._lock:
+            self._habits = {**dict(list(self._habits.items())[-(HABIT_DATES_KEPT - 1) :]), request_date: inputs}
 
     def _habit_inputs(self, habits: pl.DataFrame, cutoff: date, request_date: date) -> pl.DataFrame:
         """Inputs of the habit network, as `features.habits` makes them."""
@@ -353,12 +395,13 @@ class Recommender:
         rows = habit_inputs(habits.lazy(), request_date, cutoff=cutoff, horizon_days=settings.horizon_days, half_lives_days=half_lives)
         return rows.select(self.networks.head.habit_inputs).collect()
 
-    def _compute_season(self, request_date: date, region: str, lookup_shift_days: int) -> Floats:
-        """Season of all items as the season network sees them on a date, [I, 2]."""
+    def _compute_season(self, request_date: date, region: str, lookup_shift_days: int) -> _Season:
+        """Season of all items as the season network sees them on a date."""
         inputs = self._season_inputs(request_date, region)
         if lookup_shift_days:
             inputs = _with_look_ups(inputs, self._season_inputs(request_date + timedelta(days=lookup_shift_days), region), SEASON_LOOK_UPS)
-        return self.networks.season(inputs.to_numpy(order="c"))
+        rows = inputs.to_numpy(order="c")
+        return _Season(rows, self.networks.season(rows))
 
     def _season_inputs(self, request_date: date, region: str) -> pl.DataFrame:
         """Inputs of the season network, one row per item in order of item_id, as `features.season` makes them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import polars as pl
+import scipy.sparse as sp
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
@@ -82,26 +83,42 @@ def write_networks(
     habit: dict[str, float],
     encoder_weight: float = 1.0,
     linear: np.ndarray | None = None,
+    pool: Sequence[int] | None = None,
     half_life_days: float | None = None,
+    max_history: int = 4,
 ) -> Path:
-    """Networks folder. `season` and `habit`: weight of each named input. `linear` [I, R]: in and out tables of one linear term, weight 1, floor 0.5."""
+    """Networks folder. `season` and `habit`: weight of each named input; habit may also weigh season inputs and the terms of taste, `taste_0` ....
+
+    linear [I, R]: both tables of one linear term, weight 1, floor 0.5, for the items of `pool` (item indices; default all).
+    """
     folder.mkdir(parents=True)
-    linear_graph(folder / "season.onnx", np.array([season.get(name, (0.0, 0.0)) for name in SEASON_INPUTS]), "season", squeeze=False)
-    linear_graph(folder / "habit.onnx", np.array([[habit.get(name, 0.0)] for name in HABIT_INPUTS]), "habit", squeeze=True)
-    encoder_graph(folder / "encoder.onnx", taste_items, lead_weight=0.0)
     tables = {"taste_items": np.asarray(taste_items, np.float32)}
     terms = []
     if linear is not None:
         linear = np.asarray(linear, np.float32)
-        tables |= {"linear_in": linear, "linear_out": linear.copy(), "linear_self": (linear * linear).sum(1)}
+        pool = list(range(len(linear))) if pool is None else sorted(pool)
+        sparse = sp.csr_array(linear)
+        tables |= {
+            "linear_items": np.array(pool, np.int64),
+            "linear_0_indptr": sparse.indptr.astype(np.int64),
+            "linear_0_indices": sparse.indices.astype(np.int32),
+            "linear_0_values": sparse.data,
+            "linear_0_out": linear[pool].astype(np.float16),
+            "linear_0_self": (linear[pool] ** 2).sum(1),
+        }
         terms = [{"half_life_days": half_life_days, "weight": 1.0, "floor": 0.5}]
     save_file(tables, folder / "vectors.safetensors")
+    habit_names = [*HABIT_INPUTS, *SEASON_INPUTS, *(f"taste_{number}" for number in range(1 + len(terms)))]
+    linear_graph(folder / "season.onnx", np.array([season.get(name, (0.0, 0.0)) for name in SEASON_INPUTS]), "season", squeeze=False)
+    linear_graph(folder / "habit.onnx", np.array([[habit.get(name, 0.0)] for name in habit_names]), "habit", squeeze=True)
+    encoder_graph(folder / "encoder.onnx", taste_items, lead_weight=0.0)
     head = {
-        "format": 1,
+        "format": 2,
+        "cutoff": CUTOFF.isoformat(),
         "season_inputs": SEASON_INPUTS,
         "habit_inputs": HABIT_INPUTS,
         "event_types": EVENT_TYPES,
-        "max_history": 4,
+        "max_history": max_history,
         "lists": {name: {"encoder_weight": encoder_weight, "linear": terms} for name in ("again", "discover")},
     }
     (folder / "head.json").write_text(json.dumps(head))

@@ -83,6 +83,24 @@ def test_linear_term_with_a_half_life_weighs_items_by_age(tmp_path: Path) -> Non
     np.testing.assert_allclose([found[item] for item in ITEMS], raw - raw.mean(), atol=1e-6)
 
 
+def test_linear_term_is_at_its_floor_outside_the_pool(tmp_path: Path) -> None:
+    """Only bread and date are in the pool: bread's 3 counts, candle and apple are at log 0.5 like date."""
+    linear = np.array([[0, 0], [0, 0], [0, 2], [1, 0], [1, 1]], float)
+    shop = shop_with(tmp_path, linear=linear, pool=[1, 4], encoder_weight=0.0, habit={})
+    raw = np.log(np.array([0.5, 3.5, 0.5, 0.5]))
+    found = taste_of(shop.rank(["ann"], request_date=JULY, k=4), "ann")
+    np.testing.assert_allclose([found[item] for item in ITEMS], raw - raw.mean(), atol=1e-6)
+
+
+def test_habit_sees_the_items_season_and_the_users_taste(tmp_path: Path) -> None:
+    """Habit = season_lead + encoder term + linear term, unweighted: with lead 84, Ann's apple has 1 + 1 + log 0.5, candle 1 + 2 + log 0.5."""
+    linear = np.array([[0, 0], [0, 0], [0, 2], [1, 0], [1, 1]], float)
+    shop = shop_with(tmp_path, linear=linear, encoder_weight=0.25, habit={"season_lead": 1.0, "taste_0": 1.0, "taste_1": 1.0})
+    table = shop.rank(["ann", "bob"], request_date=JULY + timedelta(days=84), k=4)
+    found = dict(table.filter(pl.col("user_id") == "ann").select("item_id", "habit").iter_rows())
+    np.testing.assert_allclose([found[item] for item in ITEMS], [2 + np.log(0.5), 0, 3 + np.log(0.5), 0], atol=1e-6)
+
+
 def test_discover_leaves_out_what_the_user_had_and_has_no_habit(shop: Recommender) -> None:
     table = shop.rank(request_date=JULY, list_name="discover", k=4)
     assert table.filter(pl.col("user_id") == "ann")["item_id"].to_list() == ["date", "bread"]
