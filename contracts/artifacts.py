@@ -128,7 +128,7 @@ class FeatureTables(Reference):
     habits: dict[str, TableRef] = {}
     histories: dict[str, TableRef] = {}
     targets: dict[str, TableRef] = {}
-    habit_samples: dict[str, TableRef] = Field(default={}, description="habit inputs of every sample: user_id, item_index, inputs")
+    habit_samples: dict[str, TableRef] = Field(default={}, description="habit inputs of every sample: user_id, item_id, inputs")
 
 
 class ForecastTables(Reference):

@@ -80,7 +80,6 @@ def build_features(
         pairs = sample_pairs(cutoffs, fine_tuning.leads_days, horizon_days=evaluation.horizon_days, known_until=end)
         vocabulary = pl.read_parquet(tables.vocabulary.path)
         wanted = interactions.filter(pl.col(c.EVENT_TYPE).is_in(fine_tuning.target_events))
-        indices = vocabulary.lazy().select(c.ITEM_ID, c.ITEM_INDEX)
         weeks, habit_tables, history_tables, targets, samples = {}, {}, {}, {}, {}
         for number, cutoff in enumerate(cutoffs):
             name = cutoff.isoformat()
@@ -92,7 +91,7 @@ def build_features(
             for lead in [lead for of_pair, lead in pairs if of_pair == cutoff]:
                 key, place = f"{name}/{lead}", f"{name}_{lead}.parquet"
                 rows = training_targets(wanted, cutoff, lead, evaluation.horizon_days, fine_tuning.target_events)
-                targets[key] = write_table(rows.join(indices, on=c.ITEM_ID, maintain_order="left"), folder / "targets" / place, "targets")
+                targets[key] = write_table(rows, folder / "targets" / place, "targets")
                 present = read_table(targets[key]).select(c.USER_ID).unique()
                 known = habit_inputs(
                     read_table(habit_tables[name]).join(present, on=c.USER_ID, how="semi"),
@@ -101,11 +100,7 @@ def build_features(
                     horizon_days=evaluation.horizon_days,
                     half_lives_days=features.habit_half_lives_days,
                 )
-                samples[key] = write_table(
-                    known.join(indices, on=c.ITEM_ID, maintain_order="left").select(c.USER_ID, c.ITEM_INDEX, pl.col("^habit_.*$")),
-                    folder / "samples" / place,
-                    "habit_inputs",
-                )
+                samples[key] = write_table(known.select(c.USER_ID, c.ITEM_ID, pl.col("^habit_.*$")), folder / "samples" / place, "habit_inputs")
         events = write_table(training_events(interactions, vocabulary), folder / "training_events.parquet", "training_events")
     result = tables.model_copy(
         update={

@@ -41,6 +41,6 @@ def build_season(features: FeatureTables, forecasts: ForecastTables | None, conf
                 shrinkage=config.shrinkage_units,
                 regions=None if config.use_regions else [c.ALL_REGIONS],
             )
-            tables[key] = write_table(rows.select(c.ITEM_INDEX, c.REGION, *SEASON_INPUTS), folder / f"{name}_{lead}.parquet", "season")
+            tables[key] = write_table(rows.select(c.ITEM_ID, c.REGION, *SEASON_INPUTS), folder / f"{name}_{lead}.parquet", "season")
     get_run_logger().info("%s tables of season rows: %s", len(tables), folder)
     return SeasonTables(season=tables)

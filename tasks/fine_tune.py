@@ -17,10 +17,10 @@ from features.season import SEASON_INPUTS
 from lightning_modules.jobs import FineTuneJob, Sample
 from serving.bundle import BundleMetadata, write_bundle
 from tasks.pretrain import event_types, num_items
-from tasks.progress import progress_of
+from tasks.progress import progress_lines, progress_of
 from tasks.reuse import reusable
 from tasks.store import Store, code_version, read_table
-from tasks.training_process import on_progress, run_training
+from tasks.training_process import run_training
 
 CODE = ("lightning_modules", "serving", "features")
 
@@ -67,12 +67,13 @@ def fine_tune(
             for key in sorted(features.targets)
         ),
         pretraining=snapshots.folder,
+        vocabulary=features.vocabulary.path,
         season_inputs=SEASON_INPUTS,
         habit_inputs=habit_input_names(features_config.habit_half_lives_days),
         lists=evaluation.lists,
     )
     with progress_of("fine_tune") as report_progress:
-        result = run_training(job, folder, compute, on_progress(report_progress, get_run_logger().info))
+        result = run_training(job, folder, compute, progress_lines(report_progress, get_run_logger().info))
         metadata = {"name": name, "horizon_days": evaluation.horizon_days, "config_digest": job.digest(), "features": features_config}
         bundles = {origin.isoformat(): _bundle(folder, Path(result.output), origin, features, forecasts, metadata) for origin in origins}
     get_run_logger().info("%s bundles in %.0f s: %s", len(bundles), result.seconds, folder)

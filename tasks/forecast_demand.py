@@ -32,6 +32,7 @@ def forecast_demand(features: FeatureTables, config: ForecastConfig, store: Stor
             back_test=write_table(result.back_test, folder / "back_test.parquet", "back_test"),
         )
     latest = result.back_test.filter(result.back_test["cutoff"] == result.back_test["cutoff"].max()) if result.back_test.height else result.back_test
-    create_table_artifact(latest.to_dicts(), key="forecast-back-test", description="Back-test of the newest cut-off (mean absolute scaled error)")
+    shown = [{name: round(value, 4) if isinstance(value, float) else str(value) for name, value in row.items()} for row in latest.to_dicts()]
+    create_table_artifact(shown, key="forecast-back-test", description="Back-test of the newest cut-off (mean absolute scaled error)")
     get_run_logger().info("%s rows of forecasts: %s", f"{tables.forecasts.rows:,}", tables.forecasts.path)
     return tables

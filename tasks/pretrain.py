@@ -11,10 +11,10 @@ from contracts import columns as c
 from contracts.artifacts import FeatureTables, Snapshots, text_digest
 from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
 from lightning_modules.jobs import PretrainJob
-from tasks.progress import progress_of
+from tasks.progress import progress_lines, progress_of
 from tasks.reuse import reusable
 from tasks.store import Store, read_table, write_table
-from tasks.training_process import on_progress, run_training
+from tasks.training_process import run_training
 
 CODE = ("lightning_modules",)
 
@@ -40,7 +40,7 @@ def pretrain(
         horizon_days=horizon_days,
     )
     with progress_of("pretrain") as report_progress:
-        result = run_training(job, folder, compute, on_progress(report_progress, get_run_logger().info))
+        result = run_training(job, folder, compute, progress_lines(report_progress, get_run_logger().info))
     get_run_logger().info("%s snapshots in %.0f s: %s", len(features.cutoffs), result.seconds, result.metrics)
     return Snapshots(folder=result.output, cutoffs=features.cutoffs, digest=job.digest(), metrics=result.metrics)
 

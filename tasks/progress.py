@@ -39,3 +39,16 @@ def progress_of(step: str) -> Iterator[Progress]:
             update_progress_artifact(artifact, 100.0)
     finally:
         bar.close()
+
+
+def progress_lines(report: Progress, log: Callable[[str], None]) -> Callable[[str], None]:
+    """Reader of a training process' lines: `progress <stage> <fraction> <text>` moves the bar, everything else goes to the log."""
+
+    def read(line: str) -> None:
+        words = line.split(" ", 3)
+        if len(words) >= 3 and words[0] == "progress":
+            report(float(words[2]), words[3] if len(words) > 3 else "")
+        elif line.strip():
+            log(line)
+
+    return read

@@ -51,7 +51,7 @@ class ForecastConfig(Section):
     )
     season_periods: Annotated[tuple[int, ...], Field(description="Lengths of the seasons in periods, e.g. 52 weeks; used where two are held.")] = (52,)
     back_test_origins: Annotated[int, Field(ge=1, le=60, description="Rolling origins of the choice.")] = 8
-    back_test_every_periods: Annotated[int | None, Field(ge=1, description="Periods between two origins; without it half the horizon.")] = None
+    back_test_every_periods: Annotated[int | None, Field(ge=1, description="Periods between two origins; without it a quarter of the horizon.")] = None
     back_test_series: Annotated[int, Field(ge=10, description="Series per level the choice is made on, spread over small and large ones.")] = 200
     max_slow_series: Annotated[int, Field(ge=0, description="Levels with more series than this use only the models that run on all series at once.")] = 5_000
     reconcile: Annotated[bool, Field(description="Make children add up to parents.")] = True
