@@ -26,12 +26,11 @@ class BackTest:
     actuals: np.ndarray
     scale: np.ndarray
 
-    def scaled_error(self) -> np.ndarray:
-        """[M, S] mean absolute error over origins and steps, in units of `scale` (MASE); NaN for a series without errors."""
-        total = np.nansum(np.abs(self.errors), axis=(1, 3))
-        count = (~np.isnan(self.errors)).sum(axis=(1, 3))
-        mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-        return mean / self.scale
+    def scaled(self, errors: np.ndarray) -> np.ndarray:
+        """[S] mean absolute error of errors [O, S, H] over origins and steps, in units of `scale` (MASE); NaN for a series without errors."""
+        total = np.nansum(np.abs(errors), axis=(0, 2))
+        count = (~np.isnan(errors)).sum(axis=(0, 2))
+        return np.divide(total, count * self.scale, out=np.full(total.shape, np.nan), where=(count > 0) & np.isfinite(self.scale))
 
 
 def origins_before(known: int, count: int, every: int, first: int) -> list[int]:
@@ -64,14 +63,3 @@ def seasonal_scale(past: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
         usable = (count >= (8 if lag > 1 else 1)) & (mean > 0)
         scale[usable] = mean[usable]
     return scale
-
-
-def choose_model(test: BackTest, reference: str, unmeasured: str) -> tuple[str, np.ndarray]:
-    """Name of the best candidate over the series, and [M] scores; `reference` where nothing beats it, `unmeasured` where there is no error to judge by."""
-    scores = test.scaled_error()
-    measured = np.isfinite(scores).all(0)
-    if not measured.any():
-        return unmeasured, np.full(len(test.models), np.nan)
-    pooled = scores[:, measured].mean(1)
-    best = test.models[int(np.argmin(pooled))]
-    return (best if pooled.min() < pooled[test.models.index(reference)] else reference), pooled

@@ -1,7 +1,7 @@
 """Forecasts of demand at any number of cut-offs, each from what was known then: candidates, back-test, choice, intervals, fallbacks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -10,15 +10,15 @@ import polars as pl
 from contracts import columns as c
 from contracts.sections.forecast import ForecastConfig
 from contracts.tables import FORECASTS, QUANTILES, quantile_column
-from forecasting.back_test import BackTest, back_test, choose_model, origins_before, seasonal_scale
+from forecasting.back_test import BackTest, back_test, origins_before, seasonal_scale
+from forecasting.choice import COMBINATION, Choice, choose, pooled_weights
 from forecasting.intervals import error_distribution, quantiles_around, series_size
-from forecasting.models import BATCH_MODELS, MODELS, SHORTEST_SERIES, forecast_mean, lengths
+from forecasting.models import BATCH_MODELS, MODELS, SEASONS_NEEDED, SHORTEST_SERIES, forecast_mean, lengths
 from forecasting.panel import KEY, Panel, build_panel
 
 REFERENCE = "seasonal_naive"
-COMBINATION = "combination"
-CHOSEN = "chosen"
 WITHOUT_SEASON = "recent_mean"
+CHOSEN = "chosen"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ForecastResult:
     """What `forecast_demand` gives.
 
     forecasts  contract `FORECASTS`, rows with model `chosen`
-    choices    one row per (cutoff, level, id, region): model used, fallback (null where none), notes on the input (null where none)
+    choices    one row per (cutoff, level, id, region): model used, leading_model (the heaviest in a combination), fallback and notes (null where none)
     back_test  one row per (cutoff, level, model): mase over the rolling origins known at the cut-off, whether it was chosen, number of series and origins
     """
 
@@ -41,21 +41,28 @@ def forecast_demand(
     cutoffs: Sequence[date],
     config: ForecastConfig,
     calendar: pl.DataFrame | None = None,
+    network_forecasts: pl.DataFrame | None = None,
 ) -> ForecastResult:
-    """Forecast every series at every cut-off with the model that its level's rolling back-test prefers.
+    """Forecast every series at every cut-off with the model, or the weighted mean of models, that its level's rolling back-test prefers.
 
     `demand`: contract `DEMAND` on a complete grid. A forecast for a cut-off reads only periods that end at or before it, and so does the back-test behind
     its choice. The seasonal naive forecast (last year) is kept unless a candidate beats it there. A series that is too short, constant or all zero
     gets the fallback that `choices` names; it never stops the others. A cut-off with no known period has no rows.
 
-    Raises ValueError for an empty table or a model that is not known here (networks arrive as a table, see `contracts`).
+    Parameters
+    ----------
+    calendar
+        Columns date, region and `days_from_<feast>` (signed days to the nearest one): moving feasts to allow for.
+    network_forecasts
+        Means of further candidates (contract `FORECASTS`, model names of `config.models`) at the dates of `back_test_cutoffs`, each from what was known then.
+
+    Raises ValueError for an empty table.
     """
     del calendar
-    panel = build_panel(demand.lazy().filter(pl.col(c.LEVEL).is_in(config.levels)), config.frequency, config.season_periods)
+    panel = panel_of(demand, config)
     parts = [
-        _forecast_level(panel, rows, level, sorted(set(cutoffs)), config)
+        _Level(panel, panel.rows_of(level), level, config, network_forecasts).forecast(sorted(set(cutoffs)))
         for level in panel.keys[c.LEVEL].unique(maintain_order=True)
-        if len(rows := panel.rows_of(level))
     ]
     forecasts, choices, tests = ([table for part in parts for table in part[kind]] for kind in range(3))
     return ForecastResult(
@@ -65,97 +72,159 @@ def forecast_demand(
     )
 
 
-def _forecast_level(
-    panel: Panel, rows: np.ndarray, level: str, cutoffs: Sequence[date], config: ForecastConfig
-) -> tuple[list[pl.DataFrame], list[pl.DataFrame], list[pl.DataFrame]]:
-    values = panel.values[rows]
-    models = _candidates(config, len(rows))
-    sample = _spread_sample(values, config.back_test_series)
+def panel_of(demand: pl.DataFrame | pl.LazyFrame, config: ForecastConfig) -> Panel:
+    """The series of the configured levels."""
+    return build_panel(demand.lazy().filter(pl.col(c.LEVEL).is_in(config.levels)), config.frequency, config.season_periods)
+
+
+def origins_of(panel: Panel, cutoff: date, config: ForecastConfig) -> list[int]:
+    """Numbers of known periods at the rolling origins of a cut-off, latest first."""
     every = config.back_test_every_periods or max(1, config.horizon_periods // 4)
-    cache: dict[int, dict[str, np.ndarray]] = {}
-
-    forecasts, choices, tests = [], [], []
-    for cutoff in cutoffs:
-        known = panel.known_periods(cutoff)
-        if known == 0:
-            continue
-        origins = origins_before(known, config.back_test_origins, every, SHORTEST_SERIES)
-        for origin in origins:
-            if origin not in cache:
-                cache[origin] = _means(values[sample], origin, models, config)
-        test = back_test(values[sample], known, {origin: cache[origin] for origin in origins}, models, config.horizon_periods, config.season_periods)
-        model, scores = choose_model(test, REFERENCE, unmeasured=REFERENCE if known >= max(config.season_periods, default=1) else WITHOUT_SEASON)
-        past = values[:, :known]
-        mean = cache[known][model] if known in cache and len(sample) == len(rows) else _mean_of(model, values, known, models, config)
-        quantiles = _quantiles(mean, past, test, model, sample, config)
-        alive = np.isfinite(mean[:, 0])
-        keys = panel.keys[rows[alive]]
-        forecasts.append(_forecast_rows(keys, cutoff, panel.future_dates(known, config.horizon_periods), mean[alive], quantiles[:, alive]))
-        choices.append(_choice_rows(panel.keys[rows], cutoff, model, past, panel.notes[rows], config))
-        tests.append(_test_rows(cutoff, level, test, scores, model))
-    return forecasts, choices, tests
+    return origins_before(panel.known_periods(cutoff), config.back_test_origins, every, SHORTEST_SERIES)
 
 
-def _candidates(config: ForecastConfig, num_series: int) -> list[str]:
-    """Models that compete on a level; the slow ones only where the series are few enough."""
-    wanted = [REFERENCE, *(model for model in config.models if model in MODELS and model != REFERENCE)]
+def back_test_cutoffs(demand: pl.DataFrame | pl.LazyFrame, *, cutoffs: Sequence[date], config: ForecastConfig) -> list[date]:
+    """All dates at which a network must forecast to compete at `cutoffs`: the cut-offs themselves and the origins of their back-tests."""
+    panel = panel_of(demand, config)
+    known = {number for cutoff in cutoffs for number in (panel.known_periods(cutoff), *origins_of(panel, cutoff, config)) if number}
+    return [panel.future_dates(number, 1)[0] for number in sorted(known)]
+
+
+@dataclass
+class _Level:
+    """One level's series and the forecasts already made at each origin; two cut-offs share most of them."""
+
+    panel: Panel
+    rows: np.ndarray
+    level: str
+    config: ForecastConfig
+    network_forecasts: pl.DataFrame | None
+    made: dict[tuple[int, bool], dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.values = self.panel.values[self.rows]
+        self.sample = _spread_sample(len(self.rows), self.config.back_test_series)
+        self.networks = _network_means(self.network_forecasts, self.panel, self.rows, self.config.horizon_periods)
+        self.models = _candidates(self.config, len(self.rows), {model for model, _ in self.networks})
+        self.combine = COMBINATION in self.config.models and len(self.models) > 2
+
+    def forecast(self, cutoffs: Sequence[date]) -> tuple[list[pl.DataFrame], list[pl.DataFrame], list[pl.DataFrame]]:
+        """Forecasts, choices and back-tests of the cut-offs."""
+        forecasts, choices, tests = [], [], []
+        for cutoff in cutoffs:
+            known = self.panel.known_periods(cutoff)
+            if known == 0:
+                continue
+            test = self._back_test(cutoff, known)
+            has_season = known >= max(self.config.season_periods, default=1)
+            choice = choose(test, reference=REFERENCE, unmeasured=REFERENCE if has_season else WITHOUT_SEASON, combine=self.combine)
+            mean, leading = self._mean(known, choice)
+            quantiles = self._quantiles(mean, known, test, choice)
+            alive = np.isfinite(mean[:, 0])
+            dates = self.panel.future_dates(known, self.config.horizon_periods)
+            forecasts.append(_forecast_rows(self.panel.keys[self.rows[alive]], cutoff, dates, mean[alive], quantiles[:, alive]))
+            choices.append(self._choice_rows(cutoff, known, choice.model, leading))
+            tests.append(_test_rows(cutoff, self.level, test, choice))
+        return forecasts, choices, tests
+
+    def _back_test(self, cutoff: date, known: int) -> BackTest:
+        means_at = {origin: self._means(origin, self.models, sampled=True) for origin in origins_of(self.panel, cutoff, self.config)}
+        return back_test(self.values[self.sample], known, means_at, self.models, self.config.horizon_periods, self.config.season_periods)
+
+    def _means(self, known: int, models: Sequence[str], *, sampled: bool) -> Mapping[str, np.ndarray]:
+        """Forecasts of models from the first `known` periods, of the sample or of all series; made once."""
+        sampled = sampled or len(self.sample) == len(self.rows)
+        made = self.made.setdefault((known, sampled), {})
+        rows = self.sample if sampled else np.arange(len(self.rows))
+        for model in models:
+            if model not in made:
+                made[model] = self._model(model, known, rows)
+        return made
+
+    def _model(self, model: str, known: int, rows: np.ndarray) -> np.ndarray:
+        past = self.values[rows, :known]
+        if model in MODELS:
+            return forecast_mean(model, past, self.config.horizon_periods, self.config.season_periods)
+        stand_in = forecast_mean(NETWORK_STAND_IN, past, self.config.horizon_periods, self.config.season_periods)
+        given = self.networks.get((model, known))
+        return stand_in if given is None else np.where(np.isnan(given[rows]), stand_in, np.maximum(given[rows], 0.0))
+
+    def _mean(self, known: int, choice: Choice) -> tuple[np.ndarray, list[str]]:
+        """[S, H] mean of the chosen model, and the leading model of each series."""
+        if choice.model != COMBINATION:
+            return self._means(known, [choice.model], sampled=False)[choice.model], [choice.model] * len(self.rows)
+        weights = np.repeat(pooled_weights(choice.weights), len(self.rows), axis=1)
+        weights[:, self.sample] = choice.weights
+        means = self._means(known, self.models, sampled=False)
+        mean = np.einsum("ms,msh->sh", weights, np.stack([means[model] for model in self.models]))
+        return mean, [self.models[place] for place in weights.argmax(0)]
+
+    def _quantiles(self, mean: np.ndarray, known: int, test: BackTest, choice: Choice) -> np.ndarray:
+        """[Q, S, H] from the back-test errors of the chosen model; a series outside the sample is as uncertain as its scale says."""
+        spread = error_distribution(choice.errors, test.scale, QUANTILES)
+        size = spread.pooled * np.nan_to_num(seasonal_scale(self.values[:, :known], self.config.season_periods))
+        size[self.sample] = series_size(choice.errors, np.nan_to_num(test.scale), spread.growth, spread.pooled)
+        return quantiles_around(mean, size, spread)
+
+    def _choice_rows(self, cutoff: date, known: int, model: str, leading: Sequence[str]) -> pl.DataFrame:
+        past = self.values[:, :known]
+        fallback = fallbacks(past, self.config.horizon_periods, self.config.season_periods)
+        return (
+            self.panel.keys[self.rows]
+            .with_columns(
+                pl.lit(cutoff).alias(c.CUTOFF),
+                pl.lit(model).alias(c.MODEL),
+                pl.Series("leading_model", leading, dtype=pl.String),
+                pl.Series("fallback", [text or None for text in fallback], dtype=pl.String),
+                pl.Series("notes", [text or None for text in self.panel.notes[self.rows]], dtype=pl.String),
+            )
+            .select(c.CUTOFF, *KEY, c.MODEL, "leading_model", "fallback", "notes")
+        )
+
+
+NETWORK_STAND_IN = "season_trend"
+
+
+def _candidates(config: ForecastConfig, num_series: int, networks: set[str]) -> list[str]:
+    """Models that compete on a level: those configured, the slow ones only where the series are few enough, networks only where they sent forecasts."""
+    wanted = [REFERENCE, *(model for model in config.models if model != REFERENCE and (model in MODELS or model in networks))]
     if num_series > config.max_slow_series:
-        wanted = [model for model in wanted if model in BATCH_MODELS]
-    combined = COMBINATION in config.models and len(wanted) > 2
-    return [*wanted, COMBINATION] if combined else wanted
+        wanted = [model for model in wanted if model in BATCH_MODELS or model in networks]
+    return wanted if WITHOUT_SEASON in wanted else [*wanted, WITHOUT_SEASON]
 
 
-def _spread_sample(values: np.ndarray, size: int) -> np.ndarray:
+def _spread_sample(num_series: int, size: int) -> np.ndarray:
     """Rows spread evenly over the sorted ids, all of them where they are few; independent of the values, so nothing later than a cut-off can steer it."""
-    return np.arange(len(values)) if len(values) <= size else np.linspace(0, len(values) - 1, size).astype(int)
+    return np.arange(num_series) if num_series <= size else np.linspace(0, num_series - 1, size).astype(int)
 
 
-def _means(values: np.ndarray, known: int, models: Sequence[str], config: ForecastConfig) -> dict[str, np.ndarray]:
-    """Forecasts of all candidates from the first `known` periods."""
-    means = {model: forecast_mean(model, values[:, :known], config.horizon_periods, config.season_periods) for model in models if model != COMBINATION}
-    if COMBINATION in models:
-        means[COMBINATION] = np.mean([mean for model, mean in means.items() if model != REFERENCE], axis=0)
+def _network_means(forecasts: pl.DataFrame | None, panel: Panel, rows: np.ndarray, horizon: int) -> dict[tuple[str, int], np.ndarray]:
+    """(model, known periods) -> [S, H] means, NaN where the network sent none."""
+    if forecasts is None or forecasts.is_empty():
+        return {}
+    keys = panel.keys[rows].with_row_index("row")
+    table = forecasts.join(keys, on=list(KEY), how="inner")
+    means: dict[tuple[str, int], np.ndarray] = {}
+    for (model, cutoff), part in table.group_by(c.MODEL, c.CUTOFF):
+        known = panel.known_periods(cutoff)
+        step_of = {day: step for step, day in enumerate(panel.future_dates(known, horizon))}
+        placed = part.with_columns(pl.col(c.DATE).replace_strict(step_of, default=None, return_dtype=pl.Int64).alias("step")).drop_nulls("step")
+        mean = np.full((len(rows), horizon), np.nan)
+        mean[placed["row"].to_numpy(), placed["step"].to_numpy()] = placed[c.MEAN].to_numpy()
+        means[model, known] = mean
     return means
-
-
-def _mean_of(model: str, values: np.ndarray, known: int, models: Sequence[str], config: ForecastConfig) -> np.ndarray:
-    if model == COMBINATION:
-        return _means(values, known, models, config)[COMBINATION]
-    return forecast_mean(model, values[:, :known], config.horizon_periods, config.season_periods)
-
-
-def _quantiles(mean: np.ndarray, past: np.ndarray, test: BackTest, model: str, sample: np.ndarray, config: ForecastConfig) -> np.ndarray:
-    """[Q, S, H] from the errors of the chosen model; a series without any step of its own is as uncertain as its level is wide."""
-    errors = test.errors[test.models.index(model)]
-    spread = error_distribution(errors, test.scale, QUANTILES)
-    scale = seasonal_scale(past, config.season_periods)
-    scale = np.where(np.isfinite(scale), scale, 0.0)
-    size = spread.pooled * scale
-    in_sample = series_size(errors, np.nan_to_num(test.scale), spread.growth, spread.pooled)
-    size[sample] = in_sample
-    return quantiles_around(mean, size, spread)
 
 
 def _forecast_rows(keys: pl.DataFrame, cutoff: date, dates: Sequence[date], mean: np.ndarray, quantiles: np.ndarray) -> pl.DataFrame:
     horizon = len(dates)
     table = keys[np.repeat(np.arange(keys.height), horizon)].with_columns(
         pl.lit(cutoff).alias(c.CUTOFF),
-        pl.Series(c.DATE, list(dates) * keys.height, dtype=pl.Date),
+        pl.Series(c.DATE, np.tile(np.array(dates, dtype="datetime64[D]"), keys.height)).cast(pl.Date),
         pl.lit(CHOSEN).alias(c.MODEL),
         pl.Series(c.MEAN, mean.ravel()),
         *(pl.Series(quantile_column(q), quantiles[number].ravel()) for number, q in enumerate(QUANTILES)),
     )
     return table.select(FORECASTS.schema.keys())
-
-
-def _choice_rows(keys: pl.DataFrame, cutoff: date, model: str, past: np.ndarray, notes: np.ndarray, config: ForecastConfig) -> pl.DataFrame:
-    fallback = fallbacks(past, config.horizon_periods, config.season_periods)
-    return keys.with_columns(
-        pl.lit(cutoff).alias(c.CUTOFF),
-        pl.lit(model).alias(c.MODEL),
-        pl.Series("fallback", [text or None for text in fallback], dtype=pl.String),
-        pl.Series("notes", [text or None for text in notes], dtype=pl.String),
-    ).select(c.CUTOFF, *KEY, c.MODEL, "fallback", "notes")
 
 
 def fallbacks(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> list[str]:
@@ -164,37 +233,33 @@ def fallbacks(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> list[st
     present = np.where(held[:, None] > 0, past, 0.0)
     low, high = np.nanmin(present, axis=1), np.nanmax(present, axis=1)
     season = max(seasons, default=1)
-    texts = []
-    for length, least, most in zip(held, low, high, strict=True):
-        if length == 0:
-            texts.append("no value yet: no forecast")
-        elif length == 1:
-            texts.append("one value: repeated")
-        elif most == 0:
-            texts.append("all zero: zero")
-        elif least == most:
-            texts.append("constant: repeated")
-        elif length < SHORTEST_SERIES:
-            texts.append(f"{length} values: too few for a model of its own, level smoothed")
-        elif length < horizon:
-            texts.append(f"{length} values, shorter than the horizon: no season, level and damped trend")
-        elif length < 2 * season and season > 1:
-            texts.append(f"{length} values, fewer than two seasons of {season}: no season of its own")
-        else:
-            texts.append("")
-    return texts
+    return [_fallback(int(length), least, most, horizon, season) for length, least, most in zip(held, low, high, strict=True)]
 
 
-def _test_rows(cutoff: date, level: str, test: BackTest, scores: np.ndarray, model: str) -> pl.DataFrame:
+def _fallback(length: int, least: float, most: float, horizon: int, season: int) -> str:
+    reasons = {
+        "no value yet: no forecast": length == 0,
+        "one value: repeated": length == 1,
+        "all zero: zero": most == 0,
+        "constant: repeated": least == most,
+        f"{length} values: too few for a model of its own, level smoothed": length < SHORTEST_SERIES,
+        f"{length} values, shorter than the horizon: no season, level and damped trend": length < horizon,
+        f"{length} values, fewer than {SEASONS_NEEDED} seasons of {season}: no season of its own": season > 1 and length < SEASONS_NEEDED * season,
+    }
+    return next((text for text, holds in reasons.items() if holds), "")
+
+
+def _test_rows(cutoff: date, level: str, test: BackTest, choice: Choice) -> pl.DataFrame:
+    num = len(choice.scores)
     return pl.DataFrame(
         {
-            c.CUTOFF: [cutoff] * len(test.models),
-            c.LEVEL: [level] * len(test.models),
-            c.MODEL: list(test.models),
-            "mase": [float(score) for score in scores],
-            "chosen": [name == model for name in test.models],
-            "num_series": [len(test.scale)] * len(test.models),
-            "num_origins": [test.errors.shape[1]] * len(test.models),
+            c.CUTOFF: [cutoff] * num,
+            c.LEVEL: [level] * num,
+            c.MODEL: list(choice.scores),
+            "mase": list(choice.scores.values()),
+            "chosen": [name == choice.model for name in choice.scores],
+            "num_series": [len(test.scale)] * num,
+            "num_origins": [test.errors.shape[1]] * num,
         },
-        schema_overrides={c.CUTOFF: pl.Date},
+        schema_overrides={c.CUTOFF: pl.Date, "mase": pl.Float64},
     ).with_columns(pl.col("mase").fill_nan(None))

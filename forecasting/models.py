@@ -1,7 +1,7 @@
 """Candidate models behind one signature: past values [S, T] in, mean of the next H periods [S, H] out.
 
 S series, T periods, H horizon. Past values are NaN before a series begins and complete after. The models of `statsforecast` run series by series;
-`seasonal_naive`, `recent_mean` and `season_trend` run on all series at once and carry the large panels.
+those of `BATCH_MODELS` run on all series at once and carry the large panels.
 """
 
 import warnings
@@ -9,9 +9,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-BATCH_MODELS = ("seasonal_naive", "recent_mean", "season_trend")
+BATCH_MODELS = ("seasonal_naive", "recent_mean", "season_trend", "season_trend_recent", "season_trend_additive", "season_level", "autoregression")
 SHORTEST_SERIES = 8
 RECENT_PERIODS = 8
+SEASONS_NEEDED = 1.5
+SEASON_MEMORY = 0.7
+SMALLEST_RATIO = 0.05
+LARGEST_CHANGE = 5.0
+SHORTEST_REGRESSION = 60
+LONGEST_ORDER = 52
+RIDGE = 0.01
+FULL_REGRESSION = 400  # windows; with fewer the ridge weighs more
+WINDOW_CELLS = 20_000_000  # cells of windows held at once
 SMOOTHING_GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)
 TREND_DAMPING = 0.9
 
@@ -57,12 +66,68 @@ def season_trend(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> np.n
     """Seasonal index times (simple exponential smoothing with half the linear drift): the theta method on all series at once.
 
     The smoothing weight of each series is the one of `SMOOTHING_GRID` with the smallest one-step error. The season is taken out where a
-    series holds two of them. Source: Assimakopoulos and Nikolopoulos 2000, in the form of Hyndman and Billah 2003.
+    series holds one and a half of them. Source: Assimakopoulos and Nikolopoulos 2000, in the form of Hyndman and Billah 2003.
     """
-    adjusted, future_season = _take_out_season(past, horizon, seasons)
-    level, drift = _smooth_with_drift(adjusted)
-    damped = np.cumsum(TREND_DAMPING ** np.arange(1, horizon + 1))
-    return (level[:, None] + drift[:, None] * damped) * future_season
+    adjusted, future_season = remove_season(past, horizon, seasons, additive=False)
+    return level_and_drift(adjusted, horizon) * future_season
+
+
+def season_trend_recent(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> np.ndarray:
+    """`season_trend` whose seasonal index forgets: each season back counts 0.7 times the one after it."""
+    adjusted, future_season = remove_season(past, horizon, seasons, additive=False, memory=SEASON_MEMORY)
+    return level_and_drift(adjusted, horizon) * future_season
+
+
+def season_trend_additive(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> np.ndarray:
+    """`season_trend` with seasonal differences in units instead of ratios."""
+    adjusted, future_season = remove_season(past, horizon, seasons, additive=True)
+    return level_and_drift(adjusted, horizon) + future_season
+
+
+def season_level(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> np.ndarray:
+    """The same periods of last season times the change of the last 8 periods against theirs; level and drift where a series holds no season and a half of 8."""
+    result = level_and_drift(past, horizon)
+    for season in seasons:
+        if past.shape[1] < season + RECENT_PERIODS:
+            continue
+        now, then = past[:, -RECENT_PERIODS:].sum(1), past[:, -season - RECENT_PERIODS : -season].sum(1)
+        rows = np.flatnonzero(np.isfinite(then) & (then > 0))
+        change = np.clip(now[rows] / then[rows], 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+        result[rows] = seasonal_naive(past[rows], horizon, (season,)) * change[:, None]
+    return result
+
+
+def autoregression(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> np.ndarray:
+    """One linear model per step ahead on the last values of the seasonally adjusted series, ridge, fitted series by series.
+
+    The order is a quarter of the length, at most 52; below `SHORTEST_REGRESSION` periods `season_trend_additive` stands in.
+    """
+    result = season_trend_additive(past, horizon, seasons)
+    adjusted, future_season = remove_season(past, horizon, seasons, additive=True)
+    held = lengths(past)
+    for length in np.unique(held[held >= SHORTEST_REGRESSION]):
+        order = min(LONGEST_ORDER, (int(length) - horizon) // 4)
+        if order < 2:
+            continue
+        rows = np.flatnonzero(held == length)
+        for block in np.array_split(rows, -(-len(rows) * int(length) * (order + horizon) // WINDOW_CELLS)):
+            result[block] = _regress_directly(adjusted[block, past.shape[1] - int(length) :], order, horizon) + future_season[block]
+    return result
+
+
+def _regress_directly(values: np.ndarray, order: int, horizon: int) -> np.ndarray:
+    """Values [S, L] -> [S, H]; each window is taken about its own mean, so the level is free."""
+    windows = np.lib.stride_tricks.sliding_window_view(values, order + horizon, axis=1)  # [S, N, order + H]
+    mean = windows[:, :, :order].mean(2, keepdims=True)
+    inputs, targets = windows[:, :, :order] - mean, windows[:, :, order:] - mean
+    squares = inputs.transpose(0, 2, 1) @ inputs
+    energy = np.trace(squares, axis1=1, axis2=2) / order
+    weight = RIDGE * max(1.0, FULL_REGRESSION / windows.shape[1])
+    penalty = np.where(energy > 0, energy * weight, 1.0)[:, None, None] * np.eye(order)
+    coefficients = np.linalg.solve(squares + penalty, inputs.transpose(0, 2, 1) @ targets)  # [S, order, H]
+    last = values[:, -order:]
+    level = last.mean(1, keepdims=True)
+    return level + np.einsum("sp,sph->sh", last - level, coefficients)
 
 
 def last_value(past: np.ndarray) -> np.ndarray:
@@ -75,39 +140,50 @@ def lengths(past: np.ndarray) -> np.ndarray:
     return (~np.isnan(past)).sum(1)
 
 
-def _take_out_season(past: np.ndarray, horizon: int, seasons: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Values divided by their seasonal index, and the index of the next `horizon` periods; index 1 where a series holds fewer than two seasons."""
-    adjusted, future = past.copy(), np.ones((len(past), horizon))
+def remove_season(past: np.ndarray, horizon: int, seasons: Sequence[int], *, additive: bool, memory: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Values without their seasons [S, T], and the seasons of the next periods [S, H] to put back (ratios, or units where `additive`).
+
+    Ratio 1 or difference 0 where a series holds fewer than one and a half seasons.
+    """
+    neutral = 0.0 if additive else 1.0
+    adjusted, future = past.copy(), np.full((len(past), horizon), neutral)
     for season in seasons:
-        rows = np.flatnonzero(lengths(past) >= 2 * season)
+        rows = np.flatnonzero(lengths(past) >= SEASONS_NEEDED * season)
         if len(rows) == 0:
             continue
-        index = seasonal_index(adjusted[rows], season)
-        phase = (np.arange(past.shape[1]) - past.shape[1]) % season
-        adjusted[rows] = adjusted[rows] / np.maximum(index[:, phase], 0.05)
-        future[rows] = future[rows] * index[:, np.arange(horizon) % season]
+        index = seasonal_index(adjusted[rows], season, additive=additive, memory=memory)
+        behind, ahead = index[:, (np.arange(past.shape[1]) - past.shape[1]) % season], index[:, np.arange(horizon) % season]
+        adjusted[rows] = adjusted[rows] - behind if additive else adjusted[rows] / np.maximum(behind, SMALLEST_RATIO)
+        future[rows] = future[rows] + ahead if additive else future[rows] * ahead
     return adjusted, future
 
 
-def seasonal_index(values: np.ndarray, season: int) -> np.ndarray:
-    """Ratio of each phase of the season to the level around it, mean 1.
+def seasonal_index(values: np.ndarray, season: int, *, additive: bool = False, memory: float = 1.0) -> np.ndarray:
+    """Ratio (or difference) of each phase of the season to the level around it, mean 1 (or 0).
 
-    values   [S, T], T at least two seasons
+    values   [S, T], NaN before a series begins
     returns  [S, season]; phase 0 is the first period after the last value
 
-    Ratios to the centred moving average, pooled over the seasons as a ratio of sums (a phase of zeros gives 0, a level of zeros gives 1).
+    Against the centred moving average, pooled over the seasons; `memory` is the weight of a season relative to the one after it.
+    A ratio is one of sums, so single zeros do no harm; a phase never seen gets 1 (or 0).
     """
-    num_periods = values.shape[1]
+    num_series, num_periods = values.shape
     level = _centred_mean(values, season)
-    phase = (np.arange(num_periods) - num_periods) % season
     usable = ~np.isnan(values) & ~np.isnan(level)
-    total = np.zeros((len(values), season))
-    expected = np.zeros((len(values), season))
-    for column in range(num_periods):
-        take = usable[:, column]
-        total[take, phase[column]] += values[take, column]
-        expected[take, phase[column]] += level[take, column]
-    index = np.divide(total, expected, out=np.ones_like(total), where=expected > 0)
+    weight = np.where(usable, memory ** ((num_periods - 1 - np.arange(num_periods)) // season), 0.0)
+    short = -num_periods % season
+
+    def by_phase(table: np.ndarray) -> np.ndarray:
+        """[S, season] sums over the seasons."""
+        return np.pad(table, ((0, 0), (short, 0))).reshape(num_series, -1, season).sum(1)
+
+    seen, expected = np.where(usable, values, 0.0), np.where(usable, level, 0.0)
+    if additive:
+        total, count = by_phase(weight * (seen - expected)), by_phase(weight)
+        index = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        return index - index.mean(1, keepdims=True)
+    total, count = by_phase(weight * seen), by_phase(weight * expected)
+    index = np.divide(total, count, out=np.ones_like(total), where=count > 0)
     mean = index.mean(1, keepdims=True)
     return np.divide(index, mean, out=np.ones_like(index), where=mean > 0)
 
@@ -122,6 +198,12 @@ def _centred_mean(values: np.ndarray, season: int) -> np.ndarray:
     window_sum = sums[:, start + season] - sums[:, start]
     window_count = counts[:, start + season] - counts[:, start]
     return np.divide(window_sum, window_count, out=np.full_like(window_sum, np.nan), where=window_count == season)
+
+
+def level_and_drift(values: np.ndarray, horizon: int) -> np.ndarray:
+    """[S, H] smoothed level, going on with half the linear drift, damped."""
+    level, drift = _smooth_with_drift(values)
+    return level[:, None] + drift[:, None] * np.cumsum(TREND_DAMPING ** np.arange(1, horizon + 1))
 
 
 def _smooth_with_drift(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +257,7 @@ def _by_series(build: Callable[[int, Sequence[int]], object | None]) -> Callable
 
 
 def _fit_one(build: Callable[[int, Sequence[int]], object | None], values: np.ndarray, horizon: int, seasons: Sequence[int]) -> np.ndarray | None:
-    held = [season for season in seasons if len(values) >= 2 * season]
+    held = [season for season in seasons if len(values) >= SEASONS_NEEDED * season]
     model = build(len(values), held)
     if model is None:
         return None
@@ -227,6 +309,10 @@ MODELS: dict[str, Callable[[np.ndarray, int, Sequence[int]], np.ndarray]] = {
     "seasonal_naive": seasonal_naive,
     "recent_mean": recent_mean,
     "season_trend": season_trend,
+    "season_trend_recent": season_trend_recent,
+    "season_trend_additive": season_trend_additive,
+    "season_level": season_level,
+    "autoregression": autoregression,
     "mstl": _by_series(_mstl),
     "auto_ets": _by_series(_auto_ets),
     "theta": _by_series(_theta),

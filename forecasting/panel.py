@@ -24,7 +24,7 @@ class Panel:
     keys       [S] rows of (level, id, region), sorted
     dates      [T] first day of each period
     values     [S, T] units, NaN before the first period
-    filled     [S, T] True where a missing or out-of-stock value was filled
+    filled     [S, T] True where a missing or unobserved value was filled
     notes      [S] what was done to a series, empty text if nothing
     frequency  `day`, `week` or `month`
     """
@@ -72,9 +72,9 @@ def shift_periods(day: date, periods: int, frequency: str) -> date:
 def build_panel(demand: pl.DataFrame | pl.LazyFrame, frequency: str, season_periods: Sequence[int] = ()) -> Panel:
     """Demand rows as a panel on a complete grid.
 
-    `demand`: one row per (level, id, region, date), contract `DEMAND`; an optional boolean column `in_stock` marks zeros that mean "nothing was there".
+    `demand`: one row per (level, id, region, date), contract `DEMAND`; a zero that is not `is_observed` (nothing could be sold or seen) counts as missing.
     Duplicated periods are added up, dates inside a period are moved to its first day, negative units become 0, missing and
-    out-of-stock periods are filled (the same period a season earlier where known, else the last value seen); each is noted on its series.
+    unobserved periods are filled (the same period a season earlier where known, else the last value seen); each is noted on its series.
     Series that hold no value at all stay with NaN only.
 
     Raises ValueError for an empty table.
@@ -113,7 +113,7 @@ def _period_number(day: date, frequency: str) -> int:
 
 def _on_grid(rows: pl.DataFrame, frequency: str) -> pl.DataFrame:
     """One row per period; marks of what had to be moved, added up or cut."""
-    in_stock = pl.col("in_stock") if "in_stock" in rows.columns else pl.lit(value=True)
+    observed = pl.col(c.IS_OBSERVED).fill_null(value=True) if c.IS_OBSERVED in rows.columns else pl.lit(value=True)
     if frequency == "month":
         start = pl.col(c.DATE).dt.truncate("1mo")
     elif frequency == "week":
@@ -125,7 +125,7 @@ def _on_grid(rows: pl.DataFrame, frequency: str) -> pl.DataFrame:
         start.alias("_start"),
         (start != pl.col(c.DATE)).alias("_moved"),
         (pl.col(c.UNITS) < 0).fill_null(value=False).alias("_negative"),
-        pl.when(in_stock.fill_null(value=True)).then(pl.col(c.UNITS).clip(lower_bound=0)).alias(c.UNITS),
+        pl.when(observed | (pl.col(c.UNITS) != 0)).then(pl.col(c.UNITS).clip(lower_bound=0)).alias(c.UNITS),
     )
     return (
         marked.group_by(*KEY, "_start")
