@@ -268,7 +268,7 @@ def _read_file(run: _Run, intake: _Intake, file: SourceFile, share: tuple[float,
         intake.rows_known += seen[file.key]["rows"]
         return
     with reading(file.name):
-        rows = run.declared.prepare(scan_file(file, csv_separator=run.source.csv_separator))
+        rows = run.declared.prepare(scan_file(file, csv_separator=run.source.csv_separator, csv_columns=run.source.csv_columns))
         names = rows.collect_schema().names()
     wanted = wanted_columns(run.source.columns)
     require_columns(names, {f"source.columns.{ours}": theirs for ours, theirs in wanted.items()}, where=file.name)

@@ -104,6 +104,7 @@ def scan(
     *,
     file_format: str = "auto",
     csv_separator: str = ",",
+    csv_columns: Sequence[str] = (),
     environment: Mapping[str, str] = NO_VARIABLES,
 ) -> pl.LazyFrame:
     """Rows of every file the address names, one below the other, raw columns.
@@ -115,11 +116,13 @@ def scan(
     ----------
     uri
         File, glob or folder; local, or any fsspec address. ${NAME} is taken from `environment`.
+    csv_columns
+        Names of the columns of CSV files that have no header line.
 
     Raises SourceError: no such file, empty, truncated, unreadable or mixed files. TransientError: the network or the store failed.
     """
     frames = [
-        scan_file(file, csv_separator=csv_separator).drop(ROW, TABLE)
+        scan_file(file, csv_separator=csv_separator, csv_columns=csv_columns).drop(ROW, TABLE)
         for located in find(uri, environment=environment, file_format=file_format)
         for file in open_files(located, file_format=file_format)
     ]
@@ -380,19 +383,19 @@ def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> str:
     return f"{name}: expected UTF-8, found byte 0x{byte:02x} in line {line:,}. Convert it, e.g. `iconv -f {guess} -t utf-8 {PurePosixPath(name).name}`."
 
 
-def scan_file(file: SourceFile, *, csv_separator: str = ",") -> pl.LazyFrame:
+def scan_file(file: SourceFile, *, csv_separator: str = ",", csv_columns: Sequence[str] = ()) -> pl.LazyFrame:
     """Raw columns of one table, hive keys as text, `TABLE` (its name) and `ROW` (position, 1 for the first row of data).
 
     Raises SourceError if the schema cannot be read; faults further down appear when the frame is collected (see `reading`).
     """
     with reading(file.name):
-        raw = _scan_format(file, csv_separator)
+        raw = _scan_format(file, csv_separator, csv_columns)
         known = raw.collect_schema().names()
     hive = [pl.lit(value, dtype=pl.String).alias(name) for name, value in file.partitions if name not in known]
     return raw.with_columns(*hive, pl.lit(file.name).alias(TABLE))
 
 
-def _scan_format(file: SourceFile, csv_separator: str) -> pl.LazyFrame:
+def _scan_format(file: SourceFile, csv_separator: str, csv_columns: Sequence[str]) -> pl.LazyFrame:
     content = file.content
     match file.file_format:
         case "parquet":
@@ -401,7 +404,16 @@ def _scan_format(file: SourceFile, csv_separator: str) -> pl.LazyFrame:
             return pl.scan_ipc(content, row_index_name=ROW, row_index_offset=1, hive_partitioning=False, glob=False)
         case "csv":
             separator = "\t" if file.name.lower().endswith(".tsv") else csv_separator
-            return pl.scan_csv(content, separator=separator, infer_schema=False, row_index_name=ROW, row_index_offset=1, glob=False)
+            return pl.scan_csv(
+                content,
+                separator=separator,
+                has_header=not csv_columns,
+                new_columns=list(csv_columns) or None,
+                infer_schema=False,
+                row_index_name=ROW,
+                row_index_offset=1,
+                glob=False,
+            )
         case "jsonl":
             return pl.scan_ndjson(content, infer_schema_length=10_000, row_index_name=ROW, row_index_offset=1)
         case "excel":
@@ -418,10 +430,20 @@ def reading(name: str) -> Iterator[None]:
     """Turn what Polars says about a broken file into a SourceError that names the file."""
     try:
         yield
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise SourceError(_column_not_found(name, str(error))) from error
     except pl.exceptions.NoDataError as error:
         raise SourceError(f"{name}: expected a header and rows, found no data. Export it again or leave it out.") from error
     except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
         raise SourceError(f"{name}: cannot be read to its end: {_first_line(error)}. {_advice(str(error))}") from error
+
+
+def _column_not_found(where: str, text: str) -> str:
+    match = re.search(r'unable to find column "(.+?)"; valid columns: \[(.*?)\]', text)
+    if match is None:
+        return f"{where}: a column that the data set reads is missing: {text.strip().splitlines()[0]}."
+    have = _own(re.findall(r'"(.*?)"', match[2]))
+    return f"{where}: {_missing(match[1], have)}. Check that `source.dataset` is the one this file belongs to."
 
 
 def _advice(text: str) -> str:
@@ -464,14 +486,18 @@ def require_columns(found: Iterable[str], wanted: Mapping[str, str], *, where: s
     wanted
         Parameter -> column name it holds, e.g. {"source.columns.user_id": "customer"}.
     """
-    have = [name for name in found if name not in {ROW, TABLE}]
-    faults = []
-    for parameter, name in wanted.items():
-        if name in have:
-            continue
-        near = get_close_matches(name, have, n=1, cutoff=0.4)
-        lower = {column.lower(): column for column in have}
-        nearest = lower.get(name.lower()) or (near[0] if near else None)
-        faults.append(f"column `{name}` missing" + (f", nearest `{nearest}`" if nearest else "") + f" (set `{parameter}`)")
+    have = _own(found)
+    faults = [f"{_missing(name, have)} (set `{parameter}`)" for parameter, name in wanted.items() if name not in have]
     if faults:
         raise SourceError(f"{where}: {'; '.join(faults)}; have {len(have)} columns: {', '.join(have[:12])}{' ...' if len(have) > 12 else ''}.")
+
+
+def _own(columns: Iterable[str]) -> list[str]:
+    """Columns of the source itself."""
+    return [name for name in columns if name not in {ROW, TABLE}]
+
+
+def _missing(name: str, have: Sequence[str]) -> str:
+    near = get_close_matches(name.lower(), [column.lower() for column in have], n=1, cutoff=0.4)
+    nearest = next((column for column in have if near and column.lower() == near[0]), None)
+    return f"column `{name}` missing" + (f", nearest `{nearest}`" if nearest else "")

@@ -45,7 +45,7 @@ def declare(source: SourceConfig) -> Declaration:
 def _prepare(raw: pl.LazyFrame) -> pl.LazyFrame:
     names = _own_columns(raw)
     if len(names) == 4 and not {"user_id", "reviewerID"} & set(names):
-        raw = raw.rename(dict(zip(names, ("user_id", "item_id", "rating", "timestamp"), strict=True)))
+        raise SourceError(f"the ratings have no header line, found `{','.join(names)}`. Set `source.csv_columns: [user_id, item_id, rating, timestamp]`.")
     renamed = rename_known(raw, {name: ours for name, ours in _NAMES.items() if not (name == "asin" and "parent_asin" in names)})
     schema = renamed.collect_schema()
     added = [] if "rating" in schema else [pl.lit(None, pl.Float64).alias("rating")]

@@ -45,6 +45,13 @@ def test_csv_may_be_packed_and_have_its_own_separator(tmp_path: Path):
     assert scan(str(tmp_path / "a.csv.gz"), csv_separator=";").collect().rows() == [("1", "2")]
 
 
+def test_csv_without_a_header_takes_the_names_given(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("1,2\n3,4\n", encoding="utf-8")
+    assert scan(str(tmp_path / "a.csv"), csv_columns=["x", "y"]).collect().rows(named=True) == [{"x": "1", "y": "2"}, {"x": "3", "y": "4"}]
+    with pytest.raises(SourceError, match="3 != 2 in file"):
+        scan(str(tmp_path / "a.csv"), csv_columns=["x", "y", "z"])
+
+
 def test_glob_and_folder_are_read_in_order_of_names_without_hidden_files(tmp_path: Path):
     for name, value in (("b.csv", "2"), ("a.csv", "1"), (".c.csv", "3"), ("_d.csv", "4"), ("notes.md", "5")):
         (tmp_path / name).write_text(f"x\n{value}\n", encoding="utf-8")
