@@ -350,8 +350,8 @@ class Recommender:
         """Logarithm of one linear item-item term for the pool, [B, P]; an item does not speak for itself."""
         tables, positions = self.networks.terms[number], block.item_positions
         weights = _history_weights(block, term.half_life_days)
-        histories = sp.csr_array((weights, np.arange(len(positions)), block.item_offsets), shape=(len(block), len(positions)))
-        linear = tables.out.products((histories @ tables.linear_in[positions]).toarray().astype(np.float32))
+        histories = sp.csr_array((weights, positions, block.item_offsets), shape=(len(block), len(self.item_ids)))
+        linear = tables.out.products((histories @ tables.linear_in).toarray())
         place = self.networks.place[positions]
         inside = place >= 0
         linear[block.item_rows()[inside], place[inside]] -= weights[inside] * tables.own[place[inside]]
