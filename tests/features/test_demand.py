@@ -105,6 +105,13 @@ def test_outliers_are_clipped_at_the_quantile_of_their_group(events) -> None:
     assert clip_outliers(log_events, CATALOGUE, 1.0).collect()["quantity"].max() == 74_215.0
 
 
+def test_a_wholesale_order_of_the_future_does_not_move_the_clipping_of_the_past(events) -> None:
+    past = [("u", "milk", f"2024-02-{day:02d}", float(day)) for day in range(1, 11)]
+    later = [("u", "milk", "2024-03-01", 74_215.0)] * 5
+    args = {"frequency": "day", "levels": ("item",), "end": END, "clip_quantile": 0.8}
+    assert demand(events(*past, *later), CATALOGUE, **args).collect().equals(demand(events(*past), CATALOGUE, **args).collect())
+
+
 def test_few_items_are_daily_and_many_are_weekly() -> None:
     assert (frequency_of_items(5_000, weekly_above_items=5_000), frequency_of_items(5_001, weekly_above_items=5_000)) == ("day", "week")
 

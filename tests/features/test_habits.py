@@ -20,6 +20,7 @@ def log_of_three(events) -> pl.LazyFrame:
         ("u1", "milk", "2024-02-01", None),
         ("u1", "bread", "2024-02-15", 1.0),
         ("u2", "milk", "2024-01-31", 1.0),
+        ("u2", "milk", "2024-02-10", 1.0),
         ("u2", "milk", "2024-03-01", 9.0),  # at the cut-off: not known
         ("u3", "bread", "2024-03-02", 9.0),
     )
@@ -27,7 +28,7 @@ def log_of_three(events) -> pl.LazyFrame:
 
 def test_habits_of_a_small_log_worked_by_hand(log_of_three) -> None:
     table = habits(log_of_three, CUTOFF, (14, 28)).collect()
-    assert table.select("user_id", "item_id", "baskets", "units").rows() == [("u1", "bread", 1, 1.0), ("u1", "milk", 3, 5.0), ("u2", "milk", 1, 1.0)]
+    assert table.select("user_id", "item_id", "baskets", "units").rows() == [("u1", "bread", 1, 1.0), ("u1", "milk", 3, 5.0), ("u2", "milk", 2, 2.0)]
     milk = table.row(1, named=True)
     assert milk["decayed_14d"] == pytest.approx(1 + 0.5 + 0.25)  # ages 0, 14 and 28 days
     assert milk["decayed_28d"] == pytest.approx(1 + 0.5**0.5 + 0.5)
@@ -41,16 +42,16 @@ def test_habits_of_a_small_log_worked_by_hand(log_of_three) -> None:
 
 def test_item_repeats_are_pulled_to_all_items(log_of_three) -> None:
     table = item_repeats(log_of_three, CUTOFF).collect()
-    share, interval = 1 / 3, 14.0  # one of three pairs came back, after 14 days on average
+    share, interval = 2 / 3, 12.0  # two of three pairs came back, after 14 and 10 days
     assert table["item_id"].to_list() == ["bread", "milk"]
-    assert table["item_repeat_share"].to_list() == pytest.approx([(0 + 10 * share) / 11, (1 + 10 * share) / 12])
-    assert table["item_interval_days"].to_list() == pytest.approx([(0 + 5 * interval) / 5, (14 + 5 * interval) / 6])
+    assert table["item_repeat_share"].to_list() == pytest.approx([(0 + 10 * share) / 11, (2 + 10 * share) / 12])
+    assert table["item_interval_days"].to_list() == pytest.approx([(0 + 5 * interval) / 5, (24 + 5 * interval) / 7])
 
 
 def test_inputs_at_a_request_date_worked_by_hand(log_of_three) -> None:
     table = habits(log_of_three, CUTOFF, (14, 90))
     row = habit_inputs(table, date(2024, 3, 15), cutoff=CUTOFF, half_lives_days=(14, 90)).collect().row(1, named=True)
-    since, interval = 15, (14 * 2 + 14) / 3
+    since, interval = 15, (14 * 2 + 12) / 3
     decayed_90 = 1 + 0.5 ** (14 / 90) + 0.5 ** (28 / 90)
     trips_45 = 1 + 0.5 ** (14 / 45) + 0.5 ** (28 / 45)
     expected = {

@@ -74,6 +74,15 @@ def test_trend_inputs_worked_by_hand() -> None:
     assert of(table, "ice")["trend_log_days_since_sale"] == pytest.approx(log1p(7 * 33) - 2, rel=1e-5)
 
 
+def test_trailing_levels_count_a_user_who_came_back_once(events) -> None:
+    log_events = events(*(("u1", "soup", f"2024-02-{day:02d}") for day in (3, 10, 17, 24)), ("u2", "soup", "2024-02-24"), ("u3", "ice", "2023-12-01"))
+    soup = of(season(item_weeks(log_events, CUTOFF), cutoff=CUTOFF, request_date=CUTOFF).collect(), "soup")
+    assert soup["trend_log_level_4w"] == pytest.approx(log(2.3 / 3) + 5, rel=1e-5)
+    assert soup["trend_log_new_buyers_4w"] == pytest.approx(log(2.3 / 3) + 5, rel=1e-5)
+    assert soup["trend_log_level_1w"] == pytest.approx(log(2.3 / 3) + 5, rel=1e-5)
+    assert soup["trend_lift_4w_over_8w"] == pytest.approx(lift(5, 5, 5, 5, 2, k=5), rel=1e-5)  # buyer-weeks: u1 four times, u2 once
+
+
 def test_season_proper_inputs_worked_by_hand() -> None:
     # lead 133: last year's window is 231 to 203 days ago (weeks 29..32), with margins 245 to 189 (weeks 27..34)
     assert last_year_window(133, 28, 14) == (245, 189)
