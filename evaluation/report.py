@@ -82,11 +82,13 @@ def render_report(data: ReportData) -> str:
         masthead=_masthead(data),
         decision=_decision(data),
         navigation="".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections),
-        sections="".join(
-            f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{body}</section>' for key, title, body in sections
-        ),
+        sections="".join(_section(key, title, body) for key, title, body in sections),
         footer=_footer(data),
     )
+
+
+def _section(key: str, title: str, body: str) -> str:
+    return f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{escape(title)}</h2>{body}</section>'
 
 
 @cache
@@ -109,19 +111,11 @@ def _sections(data: ReportData) -> Iterator[tuple[str, str, str]]:
 
 
 def _masthead(data: ReportData) -> str:
-    origins = data.evaluation.origins
-    span = (
-        f"{len(origins)} cut-off{'s' if len(origins) != 1 else ''}, {min(origins):%-d %b %Y} to {max(origins):%-d %b %Y}"
-        if len(origins) > 1
-        else f"cut-off {origins[0]:%-d %b %Y}"
-    )
-    facts = [
-        data.evaluation.dataset,
-        span,
-        "leads " + ", ".join(map(str, data.evaluation.leads)) + " days",
-        f"windows of {data.evaluation.horizon_days} days",
-        data.created,
-    ]
+    result = data.evaluation
+    first, last = min(result.origins), max(result.origins)
+    span = f"cut-off {first:%-d %b %Y}" if first == last else f"{len(result.origins)} cut-offs, {first:%-d %b %Y} to {last:%-d %b %Y}"
+    leads = "leads " + ", ".join(map(str, result.leads)) + " days"
+    facts = [result.dataset, span, leads, f"windows of {result.horizon_days} days", data.created]
     return f'<h1>{escape(data.title)}</h1><p class="meta">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact) + "</p>"
 
 
@@ -132,18 +126,19 @@ def _decision(data: ReportData) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in decision.reasons)
     gates = "".join(_gate(gate) for gate in decision.gates)
     headlines = "".join(_headline_figure(data, list_name) for list_name in data.evaluation.lists)
-    return (
-        f'<section class="decision {state}" aria-labelledby="decision-title"><div class="verdict"><span class="seal" aria-hidden="true"></span>'
-        f'<div><p class="kicker">Decision on {escape(_label(data, data.evaluation.model))}</p><h2 id="decision-title">{headline}</h2><ul class="reasons">{reasons}</ul></div></div>'
-        f'<div class="tiles">{headlines}</div></section>' + (f'<div class="gates">{gates}</div>' if gates else "")
-    )
+    kicker = f'<p class="kicker">Decision on {escape(_label(data, data.evaluation.model))}</p>'
+    words = f'<div>{kicker}<h2 id="decision-title">{headline}</h2><ul class="reasons">{reasons}</ul></div>'
+    verdict = f'<div class="verdict"><span class="seal" aria-hidden="true"></span>{words}</div>'
+    section = f'<section class="decision {state}" aria-labelledby="decision-title">{verdict}<div class="tiles">{headlines}</div></section>'
+    return section + (f'<div class="gates">{gates}</div>' if gates else "")
 
 
 def _gate(gate: GateResult) -> str:
     failed = [f'<li class="failed"><b>failed</b> {escape(reason)}</li>' for reason in gate.failures]
     passed = [f'<li class="passed"><b>passed</b> {escape(reason)}</li>' for reason in gate.reasons[len(gate.failures) :]]
     state, word = ("good", "open") if gate.passed else ("bad", "shut")
-    return f'<article class="gate {state}"><h3>{escape(gate.name.capitalize())} gate <span class="state">{word}</span></h3><ul>{"".join(failed + passed)}</ul></article>'
+    heading = f'<h3>{escape(gate.name.capitalize())} gate <span class="state">{word}</span></h3>'
+    return f'<article class="gate {state}">{heading}<ul>{"".join(failed + passed)}</ul></article>'
 
 
 def _headline_figure(data: ReportData, list_name: str) -> str:
@@ -234,12 +229,17 @@ def _metric_table(data: ReportData, list_name: str) -> str:
         for metric in metrics:
             found = [row for row in result.rows if (row.model, row.list, row.metric) == (model, list_name, metric)]
             pooled = [row for row in found if row.lead_days is None and row.origin == POOLED]
-            cells.append(_value_with_interval(pooled[0]) if pooled else f"{sum(row.value for row in found) / len(found):.3f}" if found else "")
+            cells.append(_value_with_interval(pooled[0]) if pooled else _mean_over_windows(found) if found else "")
         body.append(cells)
     table = charts.table(
         ["model", *(METRIC_NAMES[metric] for metric in metrics)], body, f"All metrics, list {list_name}", emphasised=result.model, first_column=result.models
     )
     return charts.scroller(table, f"All metrics, list {list_name}")
+
+
+def _mean_over_windows(rows: Sequence[MetricRow]) -> str:
+    mean = sum(row.value for row in rows) / len(rows)
+    return f"{mean:.2%}" if rows[0].metric.startswith("coverage") else f"{mean:.2f}"
 
 
 def _model_cell(data: ReportData, model: str, opponent: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 from evaluation.report_panels import Example, ExampleItem, ForecastPanel, ForecastPeriod, HeatMap
 
 HEAT_STEPS: Final = 9
+FAN_LINES: Final = (("actual", "actual"), ("forecast", "mean"))  # role -> field of a period
 HEAT_LIMIT: Final = 1.6  # binary orders of magnitude from the average at which the colour is full
 
 
@@ -53,8 +54,8 @@ def attribute(key: str, value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Difference with its sign, three decimals."""
-    return f"{value:+.3f}".replace("-", "\u2212")
+    """Difference with its sign, four decimals."""
+    return f"{value:+.4f}".replace("-", "\u2212")
 
 
 def signed_percent(value: float) -> str:
@@ -144,14 +145,20 @@ def _row(row: RowOfMarks, at: Callable[[float], float], grid: str) -> str:
     marks = "".join(_mark_with_whisker(mark, at) for mark in row.marks)
     note = f"<small>{escape(row.note)}</small>" if row.note else ""
     css = " emphasised" if row.is_emphasised else ""
-    return f'<div class="row{css}"><span class="row-label">{escape(row.label)}{note}</span><span class="track">{grid}{marks}</span><span class="row-text">{escape(row.text)}</span></div>'
+    name, text = f'<span class="row-label">{escape(row.label)}{note}</span>', f'<span class="row-text">{escape(row.text)}</span>'
+    return f'<div class="row{css}">{name}<span class="track">{grid}{marks}</span>{text}</div>'
 
 
 def _mark_with_whisker(mark: Mark, at: Callable[[float], float]) -> str:
     whisker = ""
     if mark.low is not None and mark.high is not None:
         whisker = f'<span class="whisker {mark.role}" style="left:{at(mark.low):.3f}%;width:{at(mark.high) - at(mark.low):.3f}%"></span>'
-    return f'{whisker}<span class="mark {mark.role}" style="left:{at(mark.value):.3f}%" title="{escape(_hint(mark), quote=True)}" {attribute(mark.key, mark.value)}></span>'
+    return whisker + _drawn(f"mark {mark.role}", f"left:{at(mark.value):.3f}%", _hint(mark), mark.key, mark.value)
+
+
+def _drawn(css: str, style: str, hint: str, key: str, value: float, tag: str = "span") -> str:
+    """One drawn value: where it is, what a pointer is told, and the value itself."""
+    return f'<{tag} class="{css}" style="{style}" title="{escape(hint, quote=True)}" {attribute(key, value)}></{tag}>'
 
 
 def _hint(mark: Mark) -> str:
@@ -185,7 +192,7 @@ def lines(series: Sequence[Line], label: str, *, x_title: str, x_ticks: Sequence
 
     drawn = "".join(_band(line, across, up) + _path(line.role, [(across(x), up(mark.value)) for x, mark in line.points]) for line in series)
     points = "".join(
-        f'<span class="mark {line.role}" style="left:{across(x):.3f}%;top:{up(mark.value):.3f}%" title="{escape(_hint(mark), quote=True)}" {attribute(mark.key, mark.value)}></span>'
+        _drawn(f"mark {line.role}", f"left:{across(x):.3f}%;top:{up(mark.value):.3f}%", _hint(mark), mark.key, mark.value)
         for line in series
         for x, mark in line.points
     )
@@ -251,13 +258,20 @@ def fan(panel: ForecastPanel) -> str:
     edge = f'<line class="cutoff" x1="{across(cut - 0.5):.3f}" x2="{across(cut - 0.5):.3f}" y1="0" y2="100"/>'
     drawn = bands + edge + _path("forecast", line("mean")) + _path("actual", line("actual"))
     points = "".join(
-        f'<span class="mark {role}" style="left:{across(place):.3f}%;top:{up(value):.3f}%" title="{period.date}: {escape(said)} {plain_number(value)}" {attribute(f"fan|{panel.title}|{role}|{period.date}", value)}></span>'
-        for role, name, said in (("forecast", "mean", "forecast"), ("actual", "actual", "actual"))
+        _drawn(
+            f"mark {role}",
+            f"left:{across(place):.3f}%;top:{up(value):.3f}%",
+            f"{period.date}: {role} {plain_number(value)}",
+            _fan_key(panel, role, period),
+            value,
+        )
+        for role, name in FAN_LINES
         for place, period in enumerate(periods)
         if (value := getattr(period, name)) is not None
     )
     step = max(1, math.ceil(count / 5))
-    x_axis = "".join(f'<span style="left:{across(place):.3f}%">{periods[place].date:%-d %b}</span>' for place in range(step // 2, count, step))
+    labelled = [place for place in range(step // 2, count, step) if across(place) < 95]
+    x_axis = "".join(f'<span style="left:{across(place):.3f}%">{periods[place].date:%-d %b}</span>' for place in labelled)
     title = f"{panel.title}: forecast against actual, {panel.unit}"
     chart = legend([("actual", "actual"), ("forecast", "forecast"), ("narrow", "80 % interval"), ("wide", "95 % interval")])
     chart += _plot(
@@ -268,21 +282,19 @@ def fan(panel: ForecastPanel) -> str:
         f"{title}; {_fan_in_words(periods)}",
         f"cut-off {panel.cutoff:%-d %b %Y}, dashed",
     )
-    rows = [
-        [f"{period.date}", *(_fan_cell(panel, period, role, name) for role, name in (("actual", "actual"), ("forecast", "mean"))), *_bounds(period)]
-        for period in periods
-    ]
+    rows = [[f"{period.date}", *(_fan_cell(panel, period, role, name) for role, name in FAN_LINES), *_bounds(period)] for period in periods]
+    numbers = table(["period", *(role for role, _ in FAN_LINES), "80 % interval", "95 % interval"], rows, title)
     by = f" by {panel.model}" if panel.model else ""
-    return figure(
-        f"<h3>{escape(panel.title)}</h3>{chart}",
-        table(["period", "actual", "forecast", "80 % interval", "95 % interval"], rows, title),
-        f"Demand, {panel.unit} per period, forecast{by}.",
-    )
+    return figure(f"<h3>{escape(panel.title)}</h3>{chart}", numbers, f"Demand, {panel.unit} per period, forecast{by}.")
+
+
+def _fan_key(panel: ForecastPanel, role: str, period: ForecastPeriod) -> str:
+    return f"fan|{panel.title}|{role}|{period.date}"
 
 
 def _fan_cell(panel: ForecastPanel, period: ForecastPeriod, role: str, name: str) -> str:
     value = getattr(period, name)
-    return "" if value is None else cell(f"fan|{panel.title}|{role}|{period.date}", value, plain_number(value))
+    return "" if value is None else cell(_fan_key(panel, role, period), value, plain_number(value))
 
 
 def _bounds(period: ForecastPeriod) -> list[str]:
@@ -291,12 +303,9 @@ def _bounds(period: ForecastPeriod) -> list[str]:
 
 
 def _fan_in_words(periods: Sequence[ForecastPeriod]) -> str:
-    both = [period for period in periods if period.actual is not None and period.low_95 is not None and period.high_95 is not None]
-    inside = sum(
-        period.low_95 <= period.actual <= period.high_95
-        for period in both
-        if period.actual is not None and period.low_95 is not None and period.high_95 is not None
-    )
+    bounded = [(p.low_95, p.actual, p.high_95) for p in periods]
+    both = [(low, actual, high) for low, actual, high in bounded if low is not None and actual is not None and high is not None]
+    inside = sum(low <= actual <= high for low, actual, high in both)
     return f"{inside} of {len(both)} periods after the cut-off lie within the 95 % interval" if both else "nothing has come yet"
 
 
@@ -308,17 +317,16 @@ def heat_map(panel: HeatMap) -> str:
     if not panel.rows:
         return ""
     width = len(panel.columns)
-    rows = "".join(
-        f'<div class="heat-row"><span class="row-label">{escape(name)}</span><span class="cells">{"".join(_heat_cell(panel, name, place, value) for place, value in enumerate(values))}</span></div>'
-        for name, values in zip(panel.rows, panel.values, strict=True)
-    )
+    rows = "".join(_heat_row(panel, name, values) for name, values in zip(panel.rows, panel.values, strict=True))
     months = [(place, day) for place, day in enumerate(panel.columns) if place == 0 or day.month != panel.columns[place - 1].month]
     labelled = [(place, day) for place, day in months if place + 2 <= width and (place > 0 or day.day < 15)]
     axis = "".join(f'<span style="left:{100 * place / width:.3f}%">{day:%b}</span>' for place, day in labelled)
     steps = "".join(f'<i class="heat h{step}"></i>' for step in range(HEAT_STEPS))
     scale = f'<p class="heat-scale"><span>\u2153 of its average</span>{steps}<span>3 times</span></p>'
     peaks = "; ".join(f"{name} strongest in the week of {panel.columns[_peak(values)]:%-d %B}" for name, values in zip(panel.rows, panel.values, strict=True))
-    chart = f'{scale}<div class="heat-map" style="--weeks:{width}" role="img" aria-label="{escape(f"{panel.title}: {peaks}", quote=True)}">{rows}<div class="heat-row axis"><span class="row-label"></span><span class="cells-axis">{axis}</span></div></div>'
+    axis_row = f'<div class="heat-row axis"><span class="row-label"></span><span class="cells-axis">{axis}</span></div>'
+    spoken = escape(f"{panel.title}: {peaks}", quote=True)
+    chart = f'{scale}<div class="heat-map" style="--weeks:{width}" role="img" aria-label="{spoken}">{rows}{axis_row}</div>'
     numbers = table(
         ["category", *(f"{day:%-d %b %y}" for day in panel.columns)],
         [
@@ -330,10 +338,15 @@ def heat_map(panel: HeatMap) -> str:
     return figure(chart, numbers, f"{panel.title}: units of a week over the category's average week. Categories in the order of their strongest week.")
 
 
+def _heat_row(panel: HeatMap, name: str, values: Sequence[float | None]) -> str:
+    cells = "".join(_heat_cell(panel, name, place, value) for place, value in enumerate(values))
+    return f'<div class="heat-row"><span class="row-label" title="{escape(name, quote=True)}">{escape(name)}</span><span class="cells">{cells}</span></div>'
+
+
 def _heat_cell(panel: HeatMap, name: str, place: int, value: float | None) -> str:
     if value is None:
         return '<i class="heat none"></i>'
-    return f'<i class="heat h{heat_step(value)}" title="{escape(name, quote=True)}, week of {panel.columns[place]}: {value:.2f}" {attribute(_heat_key(panel, name, place), value)}></i>'
+    return _drawn(f"heat h{heat_step(value)}", "", f"{name}, week of {panel.columns[place]}: {value:.2f}", _heat_key(panel, name, place), value, tag="i")
 
 
 def _heat_key(panel: HeatMap, name: str, place: int) -> str:
@@ -368,8 +381,7 @@ def parts_of_scores(example: Example, others: Sequence[Example]) -> str:
     left, span = low, (high - low) or 1.0
     key = f"parts|{example.list}|{example.request_date}"
     rows = "".join(
-        f'<li class="item"><span class="item-name"><b>{item.rank}</b> {escape(item.title)}{f"<small>{escape(item.category)}</small>" if item.category else ""}'
-        f"{_only_here(item, elsewhere, others)}</span>{_stack(item, key, left, span)}</li>"
+        f'<li class="item"><span class="item-name"><b>{item.rank}</b> {_item_name(item)}{_only_here(item, elsewhere, others)}</span>{_stack(item, key, left, span)}</li>'
         for item in example.items
     )
     numbers = table(
@@ -384,10 +396,14 @@ def parts_of_scores(example: Example, others: Sequence[Example]) -> str:
         ],
         f"{example.title}, {example.request_date:%-d %B %Y}",
     )
-    heading = f'<h3>{escape(example.title)}</h3><p class="meta"><span>{example.request_date:%-d %B %Y}</span><span>list {escape(example.list)}</span><span>user {escape(example.user)}</span></p>'
-    return figure(
-        f'{heading}<ol class="items">{rows}</ol>', numbers, "Parts of each score; they add up to the tick. Those left of the line count against the item."
-    )
+    facts = (f"{example.request_date:%-d %B %Y}", f"list {example.list}", f"user {example.user}")
+    heading = f'<h3>{escape(example.title)}</h3><p class="meta">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</p>'
+    caption = "Parts of each score; they add up to the tick. Those left of the line count against the item."
+    return figure(f'{heading}<ol class="items">{rows}</ol>', numbers, caption)
+
+
+def _item_name(item: ExampleItem) -> str:
+    return escape(item.title) + (f"<small>{escape(item.category)}</small>" if item.category else "")
 
 
 def _parts(item: ExampleItem) -> tuple[tuple[str, float], ...]:
@@ -399,17 +415,19 @@ def _only_here(item: ExampleItem, elsewhere: set[str], others: Sequence[Example]
 
 
 def _stack(item: ExampleItem, key: str, left: float, span: float) -> str:
+    def at(value: float) -> float:
+        return 100 * (value - left) / span
+
     right_end, left_end = 0.0, 0.0
     bars = []
     for name, part in _parts(item):
         start = right_end if part >= 0 else left_end + part
         right_end, left_end = (right_end + part, left_end) if part >= 0 else (right_end, left_end + part)
-        bars.append(
-            f'<span class="bar {name}" style="left:{100 * (start - left) / span:.3f}%;width:{100 * abs(part) / span:.3f}%" title="{name} {part:+.3f}" {attribute(f"{key}|{item.rank}|{name}", part)}></span>'
-        )
+        style = f"left:{at(start):.3f}%;width:{100 * abs(part) / span:.3f}%"
+        bars.append(_drawn(f"bar {name}", style, f"{name} {signed(part)}", f"{key}|{item.rank}|{name}", part))
     spoken = f"{item.title}: score {item.score:.2f}, " + ", ".join(f"{name} {part:+.2f}" for name, part in _parts(item))
-    zero = f'<i class="zero" style="left:{100 * (0 - left) / span:.3f}%"></i>'
-    tick = f'<span class="sum" style="left:{100 * (item.score - left) / span:.3f}%" title="score {item.score:.3f}" {attribute(f"{key}|{item.rank}|score", item.score)}></span>'
+    zero = f'<i class="zero" style="left:{at(0):.3f}%"></i>'
+    tick = _drawn("sum", f"left:{at(item.score):.3f}%", f"score {item.score:.3f}", f"{key}|{item.rank}|score", item.score)
     return f'<span class="stack" role="img" aria-label="{escape(spoken, quote=True)}">{zero}{"".join(bars)}{tick}</span>'
 
 
@@ -418,10 +436,7 @@ def _stack(item: ExampleItem, key: str, left: float, span: float) -> str:
 
 def share_bar(parts: Sequence[tuple[str, str, int, str]], total: int) -> str:
     """Draw parts of a whole as one bar; each part is (key, name, count, role)."""
-    bars = "".join(
-        f'<span class="share {role}" style="width:{100 * count / max(total, 1):.4f}%" title="{escape(name, quote=True)}: {count:,}" {attribute(key, count)}></span>'
-        for key, name, count, role in parts
-    )
+    bars = "".join(_drawn(f"share {role}", f"width:{100 * count / max(total, 1):.4f}%", f"{name}: {count:,}", key, count) for key, name, count, role in parts)
     spoken = ", ".join(f"{name} {count:,}" for _, name, count, _ in parts)
     return (
         legend([(role, f"{name} {count:,}") for _, name, count, role in parts])
