@@ -70,7 +70,7 @@ def index_page(title: str, facts: Mapping[str, str], checked: Sequence[Checked],
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{escape(title)}</title>{_head()}</head><body><main><h1>{escape(title)}</h1><ul class="facts">{shown}</ul>'
-        '<div class="scroll"><table><thead><tr><th>state</th><th>checked on</th><th>rule</th><th>what holds</th><th class="number">rows that break it</th></tr></thead>'
+        '<div class="scroll"><table><thead><tr><th>state</th><th>checked on</th><th>rule</th><th>what holds</th><th class="number">broken by</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></main></body></html>\n"
     )
 

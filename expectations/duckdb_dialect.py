@@ -1,8 +1,8 @@
 """DuckDB for Great Expectations: the SQLAlchemy dialect with every result set read at once.
 
-Great Expectations returns its connection to the pool before it fetches. DuckDB drops an open result when its connection is rolled back, and the
-fetch then fails with `list index out of range`. Results of expectations are small (counts and at most twenty example values), so they are read
-when the statement ends. To be deleted when Great Expectations has an engine for DuckDB.
+Great Expectations returns its connection to the pool before it fetches. DuckDB drops an open result when its connection is rolled back, the
+fetch then finds no row, and every expectation fails with `list index out of range`. Results of expectations are small (counts and at most twenty
+example values), so they are read when the statement ends. To be deleted when Great Expectations has an engine for DuckDB.
 """
 
 from typing import Any, Final

@@ -6,6 +6,7 @@ other; the Data Docs show all of them.
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +15,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
-
-from expectations import duckdb_dialect
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 SOURCE: Final = "parquet"
 # Larger groupings spill to disk below the run's folder.
 MEMORY_LIMIT: Final = "2GB"
+
+# Great Expectations keeps the context it made last as the project of the whole process.
+_ONE_AT_A_TIME: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -85,29 +87,32 @@ class Run:
 
 @contextmanager
 def open_run(folder: Path) -> Iterator[Run]:
-    """A run whose database lives in a temporary folder below `folder` and is removed at the end."""
+    """A run whose database lives in a temporary folder below `folder` and is removed at the end. Runs of one process wait for each other."""
     gx = load_great_expectations()
+    from expectations import duckdb_dialect
+
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".duckdb-") as scratch:
+    with _ONE_AT_A_TIME, tempfile.TemporaryDirectory(dir=folder, prefix=".duckdb-") as scratch:
         database = str(Path(scratch) / "views.duckdb")
-        connection = duckdb.connect(database)
-        context = gx.get_context(mode="ephemeral")
-        try:
+        with duckdb.connect(database) as connection:
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             connection.execute("SET preserve_insertion_order = false")
+            context = gx.get_context(mode="ephemeral")
             context.variables.progress_bars = {"globally": False, "metric_calculations": False}
             source = context.data_sources.add_sql(SOURCE, connection_string=duckdb_dialect.address(database), create_temp_table=False)
-            yield Run(connection, context, folder)
-            source.get_execution_engine().close()
-            source.get_engine().dispose()
-        finally:
-            connection.close()
+            try:
+                yield Run(connection, context, folder)
+            finally:
+                source.get_execution_engine().close()
+                source.get_engine().dispose()
 
 
 def load_great_expectations() -> ModuleType:
     """Import Great Expectations with its analytics off and the dialect registered (the first call takes seconds)."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations
+
+    from expectations import duckdb_dialect
 
     duckdb_dialect.register()
     return great_expectations

@@ -20,6 +20,10 @@ ACCEPTED_VIEW: Final = "accepted"
 
 CONTENT: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE, c.QUANTITY, c.PRICE, c.VALUE, c.BASKET_ID, c.PLATFORM, c.REGION)
 
+# Above so many events, repeats are counted in one of so many classes.
+COUNT_ALL_BELOW: Final = 1_000_000
+DIGEST_CLASSES: Final = 16
+
 # A median below this many events a day says nothing about an unusual day.
 MIN_EXPECTED_EVENTS: Final = 30
 WEEKS_BEFORE: Final = (7, 14, 21, 28)
@@ -37,8 +41,10 @@ def create_summary(connection: duckdb.DuckDBPyConnection, *, rows_in: int, rows_
     """One row about the accepted events.
 
     `span_days` counts the days from the first to the last event, both included; 0 without events. `repeated_share` is the share of events
-    that equal an earlier one in all but their id.
+    that equal an earlier one in all but their id; of many events, it is taken from those whose digest falls into one class of
+    `DIGEST_CLASSES`, which holds all copies of an event or none.
     """
+    classes = DIGEST_CLASSES if rows_in > COUNT_ALL_BELOW else 1
     connection.execute(
         f"""
         CREATE TABLE {SUMMARY_VIEW} AS SELECT
@@ -49,8 +55,8 @@ def create_summary(connection: duckdb.DuckDBPyConnection, *, rows_in: int, rows_
             min({c.EVENT_TIME}) AS first_event,
             max({c.EVENT_TIME}) AS last_event,
             coalesce(date_diff('day', min({c.EVENT_TIME}), max({c.EVENT_TIME})) + 1, 0) AS span_days,
-            coalesce(1 - count(DISTINCT hash({", ".join(CONTENT)})) / nullif(count(*), 0), 0) AS repeated_share
-        FROM {ACCEPTED_VIEW}
+            coalesce(1 - count(DISTINCT digest) FILTER (digest % {classes} = 0) / nullif(count(*) FILTER (digest % {classes} = 0), 0), 0) AS repeated_share
+        FROM (SELECT {c.USER_ID}, {c.ITEM_ID}, {c.EVENT_TIME}, hash({", ".join(CONTENT)}) AS digest FROM {ACCEPTED_VIEW})
         """
     )
 
@@ -95,11 +101,8 @@ def create_category_shares(connection: duckdb.DuckDBPyConnection, catalogue_part
 
     `share` of the events of the last four weeks, `share_last_year` of the same weeks 364 days before, `change` the difference.
     """
-    reaches_back = _one(
-        connection,
-        f"SELECT coalesce(last_event::DATE - first_event::DATE >= {YEAR_DAYS + SEASON_WINDOW_DAYS - 1}, FALSE) FROM {SUMMARY_VIEW}",
-    )
-    if not reaches_back:
+    first, last = connection.execute(f"SELECT first_event::DATE, last_event::DATE FROM {SUMMARY_VIEW}").fetchone() or (None, None)
+    if first is None or (last - first).days < YEAR_DAYS + SEASON_WINDOW_DAYS - 1:
         return False
     connection.execute(
         f"""
@@ -108,14 +111,15 @@ def create_category_shares(connection: duckdb.DuckDBPyConnection, catalogue_part
             SELECT {c.ITEM_ID}, any_value(split_part({c.CATEGORY}, '{c.CATEGORY_SEPARATOR}', 1)) AS category
             FROM {parquet(catalogue_parts)} GROUP BY 1
         ),
-        events AS (
-            SELECT coalesce(nullif(category, ''), '(none)') AS category, date_diff('day', {c.EVENT_TIME}::DATE, last_event::DATE) AS days_ago
-            FROM {ACCEPTED_VIEW} CROSS JOIN (SELECT last_event FROM {SUMMARY_VIEW}) LEFT JOIN catalogue USING ({c.ITEM_ID})
+        in_window AS (
+            SELECT {c.ITEM_ID}, DATE '{last}' - {c.EVENT_TIME}::DATE AS days_ago FROM {ACCEPTED_VIEW}
+            WHERE days_ago < {SEASON_WINDOW_DAYS} OR (days_ago >= {YEAR_DAYS} AND days_ago < {YEAR_DAYS + SEASON_WINDOW_DAYS})
         ),
+        events AS (SELECT coalesce(nullif(category, ''), '(none)') AS category, days_ago FROM in_window LEFT JOIN catalogue USING ({c.ITEM_ID})),
         counted AS (
             SELECT category,
                 count(*) FILTER (days_ago < {SEASON_WINDOW_DAYS}) AS num_events,
-                count(*) FILTER (days_ago >= {YEAR_DAYS} AND days_ago < {YEAR_DAYS + SEASON_WINDOW_DAYS}) AS num_events_last_year
+                count(*) FILTER (days_ago >= {YEAR_DAYS}) AS num_events_last_year
             FROM events GROUP BY 1
         )
         SELECT category, num_events, num_events_last_year,
@@ -135,8 +139,3 @@ def create_catalogue_summary(connection: duckdb.DuckDBPyConnection, accepted: Ta
         f"CREATE TABLE {CATALOGUE_SUMMARY_VIEW} AS SELECT {rows_quarantined} / greatest({rows_in}, 1) AS quarantined_share, count(*) AS num_items, "
         f"coalesce(count(*) FILTER (coalesce({c.CATEGORY}, '') = '') / nullif(count(*), 0), 0) AS share_without_category FROM ({rows})"
     )
-
-
-def _one(connection: duckdb.DuckDBPyConnection, query: str) -> int:
-    row = connection.execute(query).fetchone()
-    return int(row[0]) if row else 0

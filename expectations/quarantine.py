@@ -80,9 +80,9 @@ def table_ref(name: str, folder: Path, *, columns: Sequence[str] | None = None) 
 
 def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *, by_month: bool) -> None:
     rows = pl.scan_parquet(part, row_index_name=c.SOURCE_ROW).filter(~pl.col(c.SOURCE_ROW).cast(pl.Int64).is_in(bad_rows.implode())).drop(c.SOURCE_ROW)
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
     if not by_month:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not bad_rows.len():
             shutil.copyfile(part, target)
         elif bad_rows.len() < pq.read_metadata(part).num_rows:
@@ -90,7 +90,9 @@ def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *
         return
     month = pl.col(c.EVENT_TIME).dt.strftime("%Y-%m")
     for name_of_month in rows.select(month.unique().sort()).collect().to_series():
-        rows.filter(month == name_of_month).sink_parquet(folder / f"{name_of_month}.parquet", compression="zstd", maintain_order=True)
+        target = folder / f"month={name_of_month}" / "part.parquet"
+        target.parent.mkdir()
+        rows.filter(month == name_of_month).sink_parquet(target, compression="zstd", maintain_order=True)
 
 
 def _bad_rows(part: Path, bad: pl.DataFrame, *, source_file: str) -> pl.LazyFrame:

@@ -84,7 +84,8 @@ def _find_repeated(connection: duckdb.DuckDBPyConnection, stored: str, repeated:
     keys = ", ".join(f'"{column}"' for column in grain)
     known = " AND ".join(f'"{column}" IS NOT NULL' for column in grain)
     connection.execute(
-        f"CREATE TEMPORARY TABLE {repeated}_suspects AS SELECT digest FROM (SELECT hash({keys}) AS digest FROM {stored} WHERE {known}) GROUP BY digest HAVING count(*) > 1"
+        f"CREATE TEMPORARY TABLE {repeated}_suspects AS "
+        f"SELECT digest FROM (SELECT hash({keys}) AS digest FROM {stored} WHERE {known}) GROUP BY digest HAVING count(*) > 1"
     )
     connection.execute(
         f"CREATE TABLE {repeated} AS SELECT source_file, source_row FROM {stored} WHERE {known} AND hash({keys}) IN (FROM {repeated}_suspects) "

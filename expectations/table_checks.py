@@ -37,7 +37,15 @@ class TableCheck:
 TABLE_CHECKS: Final = MappingProxyType(
     {
         "item_catalogue": TableCheck(TABLES["item_catalogue"].grain, lambda _: item_catalogue.item_catalogue_suite(), item_catalogue.DERIVED, sets_aside=True),
-        "vocabulary": TableCheck(TABLES["vocabulary"].grain, lambda _: feature_tables.vocabulary_suite()),
+        "vocabulary": TableCheck(
+            TABLES["vocabulary"].grain,
+            lambda _: feature_tables.vocabulary_suite(),
+            groups=(
+                GroupCheck(
+                    feature_tables.VOCABULARY_INDICES_VIEW, feature_tables.VOCABULARY_INDICES_QUERY, feature_tables.vocabulary_indices_suite, (c.ITEM_INDEX,)
+                ),
+            ),
+        ),
         "demand": TableCheck(
             TABLES["demand"].grain,
             lambda _: feature_tables.demand_suite(),

@@ -183,16 +183,14 @@ def _check_context(run: Run, item_catalogue: TableRef | None, config: Validation
 
 def _row_findings(run: Run, table: TableRef, split: _Split, outcomes: Sequence[Outcome]) -> list[Finding]:
     place = f" Set aside in {split.quarantined.path}." if split.quarantined else ""
-    return [
-        _finding(
-            outcome,
-            table,
-            f"{outcome.num_failed:,} of {table.rows:,} rows ({outcome.num_failed / table.rows:.2%}) break `{outcome.rule}`. Expected: {outcome.description}{place}",
-            _stored_row(run, outcome.rows_query) if outcome.rows_query else None,
-        )
-        for outcome in outcomes
-        if not outcome.success
-    ]
+    findings = []
+    for outcome in outcomes:
+        if outcome.success:
+            continue
+        share = outcome.num_failed / table.rows
+        text = f"{outcome.num_failed:,} of {table.rows:,} rows ({share:.2%}) break `{outcome.rule}`. Expected: {outcome.description}{place}"
+        findings.append(_finding(outcome, table, text, _stored_row(run, outcome.rows_query) if outcome.rows_query else None))
+    return findings
 
 
 def _summary_findings(run: Run, table: TableRef, split: _Split, outcomes: Sequence[Outcome], view: str) -> list[Finding]:
@@ -213,16 +211,13 @@ def _summary_findings(run: Run, table: TableRef, split: _Split, outcomes: Sequen
 
 
 def _group_findings(run: Run, table: TableRef, outcomes: Sequence[Outcome]) -> list[Finding]:
-    return [
-        _finding(
-            outcome,
-            table,
-            f"{outcome.num_failed:,} times `{outcome.rule}`. Expected: {outcome.description}",
-            _as_text(run.connection.sql(outcome.rows_query).limit(1).pl().row(0, named=True)) if outcome.rows_query else None,
-        )
-        for outcome in outcomes
-        if not outcome.success
-    ]
+    findings = []
+    for outcome in outcomes:
+        if outcome.success:
+            continue
+        example = _as_text(run.connection.sql(outcome.rows_query).limit(1).pl().row(0, named=True)) if outcome.rows_query else None
+        findings.append(_finding(outcome, table, f"{outcome.num_failed:,} times `{outcome.rule}`. Expected: {outcome.description}", example))
+    return findings
 
 
 def _finding(outcome: Outcome, table: TableRef, text: str, example: dict[str, str] | None) -> Finding:

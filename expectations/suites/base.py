@@ -7,18 +7,18 @@ from expectations.engine import load_great_expectations
 from expectations.row_views import IS_FINITE, IS_REPEATED
 from expectations.suites.rules import rule
 
-REPORT_IT = "The step that wrote the table is wrong: run it again, and report it with this message."
+REPORT_IT = "The table is the pipeline's own: report this message, it is a fault of the step that wrote it."
 
 
 def grain_expectations(table: str, grain: Sequence[str], required: Collection[str]) -> list[Any]:
     """Critical expectations on a table the pipeline itself made."""
     gxe = load_great_expectations().expectations
     return [
+        is_true(IS_FINITE, "number_not_finite", f"Numbers of {table} are finite or missing."),
         *(
             gxe.ExpectColumnValuesToNotBeNull(column=column, **rule(f"{column}_missing", f"Every row of {table} has {column}.", advice=REPORT_IT))
             for column in dict.fromkeys((*grain, *required))
         ),
-        is_true(IS_FINITE, "number_not_finite", f"Numbers of {table} are finite or missing."),
         gxe.ExpectColumnValuesToBeInSet(
             column=IS_REPEATED, value_set=[False], **rule("row_repeated", f"A row of {table} is the only one for its {', '.join(grain)}.", advice=REPORT_IT)
         ),

@@ -22,6 +22,9 @@ SEASON_GRAIN: Final = (c.ITEM_INDEX, c.REGION)
 # Rules whose failure means that a feature knows the future.
 LEAKAGE_RULES: Final = frozenset({"history_reaches_cutoff", "habit_reaches_cutoff", "demand_reaches_cutoff"})
 
+VOCABULARY_INDICES_VIEW: Final = "vocabulary_indices"
+VOCABULARY_INDICES_QUERY: Final = f"SELECT {c.ITEM_INDEX}, count(*) AS num_items FROM vocabulary GROUP BY 1 ORDER BY 1"
+
 DEMAND_SERIES_VIEW: Final = "demand_series"
 DEMAND_SERIES_QUERY: Final = f"""
     WITH steps AS (
@@ -47,21 +50,27 @@ HISTORIES_DERIVED: Final = {
 
 
 def vocabulary_suite() -> "ExpectationSuite":
-    """Every item has one index and every index one item."""
+    """Every item has one index."""
     gx = load_great_expectations()
     return gx.ExpectationSuite(
         name=VOCABULARY.name,
         expectations=[
             *grain_expectations(VOCABULARY.name, VOCABULARY.grain, VOCABULARY.required),
-            gx.expectations.ExpectColumnValuesToBeUnique(
-                column=c.ITEM_INDEX,
-                **rule(
-                    "item_index_repeated",
-                    "An index stands for one item.",
-                    advice="Remove the stored vocabulary and run again: weights trained with it are void.",
-                ),
-            ),
             at_least(c.ITEM_INDEX, 1, "item_index_not_positive", "Indices start at 1; 0 is padding."),
+        ],
+    )
+
+
+def vocabulary_indices_suite() -> "ExpectationSuite":
+    """An index stands for one item."""
+    gx = load_great_expectations()
+    advice = "Remove the stored vocabulary and run again; models trained with it cannot be trusted."
+    return gx.ExpectationSuite(
+        name=VOCABULARY_INDICES_VIEW,
+        expectations=[
+            gx.expectations.ExpectColumnValuesToBeBetween(
+                column="num_items", max_value=1, **rule("item_index_repeated", "An index stands for one item.", advice=advice)
+            )
         ],
     )
 
