@@ -47,19 +47,29 @@ def item_repeats(interactions: pl.LazyFrame, cutoff: date) -> pl.LazyFrame:
     Grain: one row per item_id with an event before the cut-off, sorted.
     item_repeat_share is pulled to the share over all pairs by 10 pseudo-buyers, item_interval_days to the mean interval by 5.
     """
-    return _item_repeats(_pairs(purchase_days(interactions, cutoff), cutoff, ()))
+    return repeats_of(repeat_counts(interactions, cutoff))
 
 
-def _item_repeats(pairs: pl.LazyFrame) -> pl.LazyFrame:
-    again = pl.col(c.BASKETS) > 1
-    items = pairs.group_by(c.ITEM_ID).agg(pl.len().alias("buyers"), again.sum().alias("repeaters"), pl.col(c.INTERVAL_DAYS).sum().alias("intervals"))
-    share = pl.col("repeaters").sum() / pl.col("buyers").sum()
+def repeat_counts(interactions: pl.LazyFrame, cutoff: date) -> pl.LazyFrame:
+    """Buyers, buyers who came back and the sum of their mean intervals, strictly before the cut-off. Grain: one row per item_id; adds up over users."""
+    return _counts_of_pairs(_pairs(purchase_days(interactions, cutoff), cutoff, ()))
+
+
+def repeats_of(counts: pl.LazyFrame) -> pl.LazyFrame:
+    """`item_repeats` from `repeat_counts`; rows of an item (from several parts of the users) are added up. Grain: one row per item_id, sorted."""
+    items = counts.group_by(c.ITEM_ID).agg(pl.col(c.BUYERS, "repeaters", "intervals").sum())
+    share = pl.col("repeaters").sum() / pl.col(c.BUYERS).sum()
     interval = pl.col("intervals").sum() / pl.max_horizontal(pl.col("repeaters").sum(), 1)
     return items.select(
         c.ITEM_ID,
-        ((pl.col("repeaters") + 10 * share) / (pl.col("buyers") + 10)).alias(c.ITEM_REPEAT_SHARE),
+        ((pl.col("repeaters") + 10 * share) / (pl.col(c.BUYERS) + 10)).alias(c.ITEM_REPEAT_SHARE),
         ((pl.col("intervals") + 5 * interval) / (pl.col("repeaters") + 5)).alias(c.ITEM_INTERVAL_DAYS),
     ).sort(c.ITEM_ID)
+
+
+def _counts_of_pairs(pairs: pl.LazyFrame) -> pl.LazyFrame:
+    again = pl.col(c.BASKETS) > 1
+    return pairs.group_by(c.ITEM_ID).agg(pl.len().alias(c.BUYERS), again.sum().alias("repeaters"), pl.col(c.INTERVAL_DAYS).sum().alias("intervals"))
 
 
 def _pairs(days: pl.LazyFrame, cutoff: date, half_lives_days: Sequence[int]) -> pl.LazyFrame:
@@ -117,7 +127,7 @@ def habits(
     first_day = pl.lit(_day(log_first_day)) if log_first_day else pl.col(c.FIRST_DAY).min()
     decayed = [pl.col(decayed_column(half_life)).cast(pl.Float32) for half_life in half_lives_days]
     return (
-        pairs.join(items if items is not None else _item_repeats(pairs), on=c.ITEM_ID, how="left")
+        pairs.join(items if items is not None else repeats_of(_counts_of_pairs(pairs)), on=c.ITEM_ID, how="left")
         .join(users, on=c.USER_ID, how="left")
         .select(
             *_PAIR,
