@@ -19,6 +19,7 @@ from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 
 EVENT_DAY = "event_day"
 SHARD_ROWS = 4_000_000
+READ_ROWS = 1_000_000
 SCHEMA = pa.schema([(c.ITEM_INDEX, pa.int32()), (EVENT_DAY, pa.int32()), (c.EVENT_TYPE, pa.uint8())])
 
 
@@ -125,7 +126,7 @@ def _read(events: str) -> Iterator[pl.DataFrame]:
     path = Path(events)
     for part in [path] if path.is_file() else sorted(path.rglob("*.parquet")):
         with pq.ParquetFile(part) as parquet:
-            for batch in parquet.iter_batches(1_000_000, columns=[c.USER_ID, c.ITEM_INDEX, EVENT_DAY, c.EVENT_TYPE]):
+            for batch in parquet.iter_batches(READ_ROWS, columns=[c.USER_ID, c.ITEM_INDEX, EVENT_DAY, c.EVENT_TYPE]):
                 frame = pl.from_arrow(batch)
                 assert isinstance(frame, pl.DataFrame)
                 yield frame

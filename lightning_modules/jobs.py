@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.artifacts import text_digest
-from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
+from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, LinearTerm, OptimizerConfig, PretrainingConfig
 
 ListName = Literal["again", "discover"]
 
@@ -91,16 +91,6 @@ class Sample(BaseModel):
         ),
     ]
     targets: Annotated[str, Field(description="Parquet: user_id, item_id, is_new; one row per distinct (user, item) of the window.")]
-
-
-class LinearTerm(BaseModel):
-    """One linear item-item term of taste: log(max(linear, 0) + floor)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    half_life_days: Annotated[float | None, Field(description="An item of the history is halved in weight every so many days; null: each weighs 1.")] = None
-    ridge: Annotated[float, Field(gt=0, description="Ridge of the regression.")] = 200.0
-    floor: Annotated[float, Field(gt=0, description="Floor inside the logarithm.")] = 0.02
 
 
 class FineTuneJob(Job):

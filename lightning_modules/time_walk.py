@@ -291,11 +291,12 @@ def _cover(begin: np.ndarray, older: np.ndarray, known: np.ndarray, max_history:
     pieces = -(-(counts + shift) // stride)
     user = np.repeat(np.arange(len(counts)), pieces)
     piece = np.arange(len(user)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    ends = np.minimum(known[user] + shift[user] - piece * stride, known[user])
-    starts = np.maximum(known[user] + shift[user] - piece * stride - stride - 1, begin[user])
-    keep = ends - starts > 1
-    keep |= (starts == begin[user]) & (ends > starts)
-    return Windows(starts[keep], (ends - starts)[keep], (starts == begin[user])[keep])
+    last = known[user] + shift[user] - piece * stride
+    first = last - stride - 1  # context only, unless the history begins later
+    ends, starts = np.minimum(last, known[user]), np.maximum(first, begin[user])
+    is_beginning = first < begin[user]
+    keep = (ends - starts > 1) | (is_beginning & (ends > starts))
+    return Windows(starts[keep], (ends - starts)[keep], is_beginning[keep])
 
 
 def _replayed(begin: np.ndarray, older: np.ndarray, max_history: int, num_events: float, generator: np.random.Generator) -> Windows:

@@ -49,18 +49,30 @@ class PretrainingConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
+class LinearTerm(Section):
+    """One linear item-item term of taste: log(max(linear, 0) + floor)."""
+
+    half_life_days: Annotated[float | None, Field(gt=0, description="An item of the history is halved in weight every so many days; null: each weighs 1.")] = None
+    ridge: Annotated[float, Field(gt=0, description="Ridge of the regression.")] = 200.0
+    floor: Annotated[float, Field(gt=0, description="Floor inside the logarithm.")] = 0.02
+
+
 class FineTuningConfig(Section):
     """Training of the taste + habit + season head on target events."""
 
     target_events: Annotated[tuple[str, ...], Field(min_length=1, description="Event types that count as targets.")] = ("purchase", "booking", "rating", "play")
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Mixture of leads, days.")] = (0, 28)
-    linear_rank: Annotated[int, Field(ge=8, le=4096, description="Rank of the linear item-item term.")] = 256
-    epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 6
-    batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 256
-    num_candidates: Annotated[int, Field(ge=16, description="Items scored in one training step; targets and histories are always among them.")] = 4_096
+    linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (LinearTerm(ridge=200.0), LinearTerm(half_life_days=30.0, ridge=100.0))
+    linear_form: Annotated[Literal["exact", "low_rank"], Field(description="exact: by landmark users; low_rank: by singular vectors of `linear_rank`.")] = "exact"
+    linear_landmarks: Annotated[int, Field(ge=8, le=32_768, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
+    linear_rank: Annotated[int, Field(ge=8, le=4096, description="Rank of a low-rank linear term.")] = 256
+    epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2
+    batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96
+    num_candidates: Annotated[int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")] = 4_096
+    num_drawn: Annotated[int, Field(ge=0, description="Other items drawn at random into each step.")] = 256
     season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
-    patience: Annotated[int, Field(ge=1, description="Early stopping: epochs without gain on the newest cut-off.")] = 3
+    patience: Annotated[int, Field(ge=1, description="Early stopping: looks at held-out users of the newest cut-off (two an epoch) without gain.")] = 3
     num_seeds: Annotated[int, Field(ge=1, le=10, description="Heads that are averaged.")] = 1
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
 

@@ -1,0 +1,96 @@
+"""Losses against values worked by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_modules import losses
+
+LN2 = math.log(2)
+
+
+def test_full_cross_entropy_is_the_log_of_the_targets_share() -> None:
+    queries = torch.tensor([[1.0], [0.0]])
+    items = torch.tensor([[0.0], [LN2], [math.log(3)]])  # shares 1 : 2 : 3 for the first query, 1 : 1 : 1 for the second
+    loss = losses.full_cross_entropy(queries, items, torch.tensor([1, 2]))
+    assert loss.item() == pytest.approx((math.log(6 / 2) + math.log(3)) / 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, items = torch.randn(5, 3, generator=generator), torch.randn(11, 3, generator=generator)
+    targets, weights = torch.tensor([0, 4, 4, 10, 2]), torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0])
+    wanted = []
+    for compute in (
+        lambda q, v: (functional.cross_entropy(q @ v.T, targets, reduction="none") * weights).sum() / weights.sum(),
+        lambda q, v: losses.full_cross_entropy(q, v, targets, weights=weights, chunk=chunk),
+        lambda q, v: losses.streamed_cross_entropy(q, v, targets, weights=weights, chunk=chunk),
+    ):
+        query, table = queries.clone().requires_grad_(), items.clone().requires_grad_()
+        loss = compute(query, table)
+        loss.backward()
+        wanted.append((loss.detach(), query.grad, table.grad))
+    for value in wanted[1:]:
+        torch.testing.assert_close(value, wanted[0])
+
+
+def test_sampled_softmax_is_worked_by_hand() -> None:
+    positive, negative = torch.tensor([LN2]), torch.tensor([[0.0, math.log(3)]])
+    assert losses.sampled_softmax(positive, negative).item() == pytest.approx(math.log(6 / 2))
+    is_target = torch.tensor([[False, True]])
+    assert losses.sampled_softmax(positive, negative, is_target=is_target).item() == pytest.approx(math.log(3 / 2))
+
+
+def test_logq_takes_the_frequency_of_sampling_out() -> None:
+    positive, negative = torch.tensor([LN2]), torch.tensor([[math.log(3)]])
+    corrected = losses.sampled_softmax(positive, negative, positive_logq=torch.tensor([math.log(0.5)]), negative_logq=torch.tensor([math.log(3.0)]))
+    assert corrected.item() == pytest.approx(math.log((4 + 1) / 4))  # scores 2 / 0.5 and 3 / 3
+
+
+def test_logq_corrected_samples_estimate_the_full_softmax() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(50, generator=generator)
+    probability = torch.softmax(2 * torch.randn(50, generator=generator), 0)
+    drawn = torch.multinomial(probability, 200_000, replacement=True, generator=generator)
+    full = functional.cross_entropy(scores[None], torch.tensor([3]))
+    expected = torch.log(probability[drawn] * len(drawn))
+    others = drawn != 3
+    estimate = losses.sampled_softmax(scores[3:4], scores[drawn][others][None], negative_logq=expected[others])
+    assert estimate.item() == pytest.approx(full.item(), rel=0.02)
+
+
+def test_binary_cross_entropy_is_worked_by_hand() -> None:
+    loss = losses.binary_cross_entropy(torch.tensor([0.0]), torch.tensor([[0.0, LN2]]))
+    assert loss.item() == pytest.approx(LN2 + (LN2 + math.log(3)) / 2)  # sigmoid(-ln 2) = 1 / 3
+
+
+def test_gbce_is_bce_at_calibration_zero_and_scales_the_positive_only() -> None:
+    assert losses.gbce_beta(10, 101, 0.0) == pytest.approx(1.0)
+    assert losses.gbce_beta(10, 101, 1.0) == pytest.approx(0.1)
+    positive, negative = torch.tensor([0.0]), torch.tensor([[0.0]])
+    assert losses.generalised_binary_cross_entropy(positive, negative, beta=0.1).item() == pytest.approx(0.1 * LN2 + LN2)
+
+
+def test_bpr_is_worked_by_hand() -> None:
+    loss = losses.bayesian_personalised_ranking(torch.tensor([LN2]), torch.tensor([[0.0, LN2]]))
+    assert loss.item() == pytest.approx((math.log(3 / 2) + LN2) / 2)
+
+
+def test_mean_squared_error_weighs_its_rows() -> None:
+    loss = losses.mean_squared_error(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 5.5]), weights=torch.tensor([1.0, 3.0]))
+    assert loss.item() == pytest.approx((4 + 3 * 0.25) / 4)
+
+
+def test_a_weight_of_zero_leaves_a_row_out() -> None:
+    positive, negative = torch.tensor([1.0, -9.0]), torch.tensor([[0.0, 0.5], [3.0, 4.0]])
+    weights = torch.tensor([1.0, 0.0])
+    for loss in (losses.sampled_softmax, losses.binary_cross_entropy, losses.bayesian_personalised_ranking):
+        assert loss(positive, negative, weights=weights).item() == pytest.approx(loss(positive[:1], negative[:1]).item())
+
+
+def test_half_precision_scores_give_a_single_precision_loss() -> None:
+    loss = losses.sampled_softmax(torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([[2.0]], dtype=torch.bfloat16))
+    assert loss.dtype == torch.float32
