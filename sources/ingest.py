@@ -46,7 +46,7 @@ from sources.readers import ROW, TABLE, SourceFile, expand, find, is_continued, 
 Progress = Callable[[str, float], None]
 
 ROWS_PER_BATCH: Final = 500_000
-IDS_PER_PASS: Final = 20_000_000  # event ids held at once while repeated ones are looked for
+IDS_PER_PASS: Final = 5_000_000  # event ids held at once while repeated ones are looked for
 ROWS_PER_GROUP: Final = 262_144
 HOPELESS_ROWS: Final = 100  # a file of this many rows none of which can be used is a fault of the configuration, not of its rows
 DUPLICATE: Final = f"duplicate_{c.EVENT_ID}"
@@ -365,23 +365,23 @@ def _write_staged(path: Path, frame: pl.DataFrame) -> None:
 
 
 def _repeated(run: _Run, intake: _Intake) -> pl.DataFrame:
-    """New rows whose event_id is stored already (`known`) or stands earlier among the new rows: source_file, source_row, rule.
+    """New rows whose event_id is stored already (`known`) or stands earlier among the new rows: turn, source_row, rule.
 
     Digest ids cannot repeat (equal content is not read twice), so only natural ids are looked at, `IDS_PER_PASS` at a time.
     """
     chunks = _parts(run.staging / "months")
     if run.source.columns.event_id is None or not chunks:
-        return pl.DataFrame(schema={c.SOURCE_FILE: pl.String, c.SOURCE_ROW: pl.Int64, c.RULE: pl.String})
+        return pl.DataFrame(schema={_TURN: pl.Int32, c.SOURCE_ROW: pl.Int64, c.RULE: pl.String})
     stored = run.kept_parts(_INTERACTIONS)
     num_passes = math.ceil(intake.rows_mapped / IDS_PER_PASS)
     found = []
     for number in range(num_passes):
         mine = pl.col(c.EVENT_ID).hash(0) % num_passes == number
-        new = pl.scan_parquet(chunks).select(c.EVENT_ID, c.SOURCE_FILE, c.SOURCE_ROW, _TURN).filter(mine)
+        new = pl.scan_parquet(chunks).filter(mine).select(c.EVENT_ID, _TURN, c.SOURCE_ROW)
         ids = _known_ids(stored, new)
-        rows = new.collect().sort(_TURN, c.SOURCE_ROW).with_columns(is_known=pl.col(c.EVENT_ID).is_in(ids.implode()))
+        rows = new.collect(engine="streaming").sort(_TURN, c.SOURCE_ROW).with_columns(is_known=pl.col(c.EVENT_ID).is_in(ids.implode()))
         rule = pl.when("is_known").then(pl.lit(_KNOWN)).when(~pl.col(c.EVENT_ID).is_first_distinct()).then(pl.lit(DUPLICATE))
-        found.append(rows.select(c.SOURCE_FILE, c.SOURCE_ROW, rule.alias(c.RULE)).drop_nulls(c.RULE))
+        found.append(rows.select(_TURN, c.SOURCE_ROW, rule.alias(c.RULE)).drop_nulls(c.RULE))
     return pl.concat(found)
 
 
@@ -435,15 +435,15 @@ def _merge(run: _Run, repeated: pl.DataFrame, month: str, stored: Path | None, c
     """Rows of one month: the stored ones first, then the new ones in source order, stably by time. None if nothing changes."""
     before = pl.read_parquet(stored, hive_partitioning=False) if stored else None
     kept = [_without(run.deleted, before)] if before is not None else []
-    new = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in chunks]).drop(_TURN) if chunks else None
+    new = pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in chunks]) if chunks else None
     if new is not None and repeated.height:
-        marked = new.join(repeated, on=[c.SOURCE_FILE, c.SOURCE_ROW], how="left", maintain_order="left")
+        marked = new.join(repeated, on=[_TURN, c.SOURCE_ROW], how="left", maintain_order="left")
         duplicates = marked.filter(pl.col(c.RULE) == DUPLICATE).with_columns(pl.lit(None, pl.String).alias(FOUND))
         _write_staged(run.staging / "set_aside" / f"duplicates-{month}.parquet", duplicates.select(_SET_ASIDE))
-        new = marked.filter(IS_MAPPED).select(_COLUMNS)
+        new = marked.filter(IS_MAPPED)
     if before is not None and kept[0].height == before.height and (new is None or new.is_empty()):
         return None
-    return pl.concat([*kept, *([new] if new is not None else [])]).sort(c.EVENT_TIME, maintain_order=True)
+    return pl.concat([*kept, *([new.select(_COLUMNS)] if new is not None else [])]).sort(c.EVENT_TIME, maintain_order=True)
 
 
 def _without(users: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:
