@@ -380,10 +380,7 @@ def parts_of_scores(example: Example, others: Sequence[Example]) -> str:
     high = max([0.0, *(sum(max(part, 0.0) for _, part in _parts(item)) for item in example.items)])
     left, span = low, (high - low) or 1.0
     key = f"parts|{example.list}|{example.request_date}"
-    rows = "".join(
-        f'<li class="item"><span class="item-name"><b>{item.rank}</b> {_item_name(item)}{_only_here(item, elsewhere, others)}</span>{_stack(item, key, left, span)}</li>'
-        for item in example.items
-    )
+    rows = "".join(f'<li class="item">{_item_name(item, _only_here(item, elsewhere, others))}{_stack(item, key, left, span)}</li>' for item in example.items)
     numbers = table(
         ["item", "score", "taste", "habit", "season"],
         [
@@ -402,8 +399,9 @@ def parts_of_scores(example: Example, others: Sequence[Example]) -> str:
     return figure(f'{heading}<ol class="items">{rows}</ol>', numbers, caption)
 
 
-def _item_name(item: ExampleItem) -> str:
-    return escape(item.title) + (f"<small>{escape(item.category)}</small>" if item.category else "")
+def _item_name(item: ExampleItem, chip: str) -> str:
+    category = f"<small>{escape(item.category)}</small>" if item.category else ""
+    return f'<span class="item-name"><b>{item.rank}</b> {escape(item.title)}{category}{chip}</span>'
 
 
 def _parts(item: ExampleItem) -> tuple[tuple[str, float], ...]:
