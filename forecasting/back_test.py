@@ -26,6 +26,10 @@ class BackTest:
     actuals: np.ndarray
     scale: np.ndarray
 
+    def scaled_errors(self) -> np.ndarray:
+        """[M, S] `scaled` of every candidate."""
+        return np.stack([self.scaled(errors) for errors in self.errors])
+
     def scaled(self, errors: np.ndarray) -> np.ndarray:
         """[S] mean absolute error of errors [O, S, H] over origins and steps, in units of `scale` (MASE); NaN for a series without errors."""
         total = np.nansum(np.abs(errors), axis=(0, 2))

@@ -12,6 +12,7 @@ from contracts.sections.forecast import ForecastConfig
 from contracts.tables import FORECASTS, QUANTILES, quantile_column
 from forecasting.back_test import BackTest, back_test, origins_before, seasonal_scale
 from forecasting.choice import COMBINATION, Choice, choose, pooled_weights
+from forecasting.feasts import exposures, take_out_feasts
 from forecasting.intervals import error_distribution, quantiles_around, series_size
 from forecasting.models import BATCH_MODELS, MODELS, SEASONS_NEEDED, SHORTEST_SERIES, forecast_mean, lengths
 from forecasting.panel import KEY, Panel, build_panel
@@ -19,6 +20,8 @@ from forecasting.panel import KEY, Panel, build_panel
 REFERENCE = "seasonal_naive"
 WITHOUT_SEASON = "recent_mean"
 CHOSEN = "chosen"
+NETWORK_STAND_IN = "season_trend"
+FEAST_TRIAL = "season_trend"
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,9 @@ def forecast_demand(
 
     Raises ValueError for an empty table.
     """
-    del calendar
     panel = panel_of(demand, config)
     parts = [
-        _Level(panel, panel.rows_of(level), level, config, network_forecasts).forecast(sorted(set(cutoffs)))
+        _Level(panel, panel.rows_of(level), level, config, calendar, network_forecasts).forecast(sorted(set(cutoffs)))
         for level in panel.keys[c.LEVEL].unique(maintain_order=True)
     ]
     forecasts, choices, tests = ([table for part in parts for table in part[kind]] for kind in range(3))
@@ -98,8 +100,9 @@ class _Level:
     rows: np.ndarray
     level: str
     config: ForecastConfig
+    calendar: pl.DataFrame | None
     network_forecasts: pl.DataFrame | None
-    made: dict[tuple[int, bool], dict[str, np.ndarray]] = field(default_factory=dict)
+    made: dict[tuple[int, bool, bool], dict[str, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.values = self.panel.values[self.rows]
@@ -107,6 +110,7 @@ class _Level:
         self.networks = _network_means(self.network_forecasts, self.panel, self.rows, self.config.horizon_periods)
         self.models = _candidates(self.config, len(self.rows), {model for model, _ in self.networks})
         self.combine = COMBINATION in self.config.models and len(self.models) > 2
+        self.exposures = _exposures_by_region(self.calendar, self.panel, self.rows, self.config.horizon_periods)
 
     def forecast(self, cutoffs: Sequence[date]) -> tuple[list[pl.DataFrame], list[pl.DataFrame], list[pl.DataFrame]]:
         """Forecasts, choices and back-tests of the cut-offs."""
@@ -115,10 +119,10 @@ class _Level:
             known = self.panel.known_periods(cutoff)
             if known == 0:
                 continue
-            test = self._back_test(cutoff, known)
+            feasts, test = self._back_test(cutoff, known)
             has_season = known >= max(self.config.season_periods, default=1)
             choice = choose(test, reference=REFERENCE, unmeasured=REFERENCE if has_season else WITHOUT_SEASON, combine=self.combine)
-            mean, leading = self._mean(known, choice)
+            mean, leading = self._mean(known, choice, feasts=feasts)
             quantiles = self._quantiles(mean, known, test, choice)
             alive = np.isfinite(mean[:, 0])
             dates = self.panel.future_dates(known, self.config.horizon_periods)
@@ -127,35 +131,52 @@ class _Level:
             tests.append(_test_rows(cutoff, self.level, test, choice))
         return forecasts, choices, tests
 
-    def _back_test(self, cutoff: date, known: int) -> BackTest:
-        means_at = {origin: self._means(origin, self.models, sampled=True) for origin in origins_of(self.panel, cutoff, self.config)}
-        return back_test(self.values[self.sample], known, means_at, self.models, self.config.horizon_periods, self.config.season_periods)
+    def _back_test(self, cutoff: date, known: int) -> tuple[bool, BackTest]:
+        """Whether allowing for moving feasts pays on this level, and the back-test of all candidates made that way."""
+        origins = origins_of(self.panel, cutoff, self.config)
 
-    def _means(self, known: int, models: Sequence[str], *, sampled: bool) -> Mapping[str, np.ndarray]:
+        def test(models: Sequence[str], *, feasts: bool) -> BackTest:
+            means_at = {origin: self._means(origin, models, sampled=True, feasts=feasts) for origin in origins}
+            return back_test(self.values[self.sample], known, means_at, models, self.config.horizon_periods, self.config.season_periods)
+
+        trials = [np.nanmean(scores) if np.isfinite(scores := test([FEAST_TRIAL], feasts=feasts).scaled_errors()).any() else np.inf for feasts in (False, True)]
+        feasts = bool(self.exposures) and trials[1] < trials[0]
+        return feasts, test(self.models, feasts=feasts)
+
+    def _means(self, known: int, models: Sequence[str], *, sampled: bool, feasts: bool) -> Mapping[str, np.ndarray]:
         """Forecasts of models from the first `known` periods, of the sample or of all series; made once."""
         sampled = sampled or len(self.sample) == len(self.rows)
-        made = self.made.setdefault((known, sampled), {})
+        made = self.made.setdefault((known, sampled, feasts), {})
         rows = self.sample if sampled else np.arange(len(self.rows))
-        for model in models:
-            if model not in made:
-                made[model] = self._model(model, known, rows)
+        missing = [model for model in models if model not in made]
+        if missing:
+            past = self.values[rows, :known]
+            adjusted, factors = self._without_feasts(past, rows) if feasts else (past, 1.0)
+            for model in missing:
+                made[model] = self._model(model, past, rows) if model == REFERENCE or model not in MODELS else self._model(model, adjusted, rows) * factors
         return made
 
-    def _model(self, model: str, known: int, rows: np.ndarray) -> np.ndarray:
-        past = self.values[rows, :known]
+    def _without_feasts(self, past: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        adjusted, factors = past.copy(), np.ones((len(past), self.config.horizon_periods))
+        for members, exposure in self.exposures:
+            inside = np.flatnonzero(np.isin(rows, members))
+            adjusted[inside], factors[inside] = take_out_feasts(past[inside], exposure, self.config.horizon_periods, self.config.season_periods)
+        return adjusted, factors
+
+    def _model(self, model: str, past: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if model in MODELS:
             return forecast_mean(model, past, self.config.horizon_periods, self.config.season_periods)
         stand_in = forecast_mean(NETWORK_STAND_IN, past, self.config.horizon_periods, self.config.season_periods)
-        given = self.networks.get((model, known))
+        given = self.networks.get((model, past.shape[1]))
         return stand_in if given is None else np.where(np.isnan(given[rows]), stand_in, np.maximum(given[rows], 0.0))
 
-    def _mean(self, known: int, choice: Choice) -> tuple[np.ndarray, list[str]]:
+    def _mean(self, known: int, choice: Choice, *, feasts: bool) -> tuple[np.ndarray, list[str]]:
         """[S, H] mean of the chosen model, and the leading model of each series."""
         if choice.model != COMBINATION:
-            return self._means(known, [choice.model], sampled=False)[choice.model], [choice.model] * len(self.rows)
+            return self._means(known, [choice.model], sampled=False, feasts=feasts)[choice.model], [choice.model] * len(self.rows)
         weights = np.repeat(pooled_weights(choice.weights), len(self.rows), axis=1)
         weights[:, self.sample] = choice.weights
-        means = self._means(known, self.models, sampled=False)
+        means = self._means(known, self.models, sampled=False, feasts=feasts)
         mean = np.einsum("ms,msh->sh", weights, np.stack([means[model] for model in self.models]))
         return mean, [self.models[place] for place in weights.argmax(0)]
 
@@ -182,7 +203,12 @@ class _Level:
         )
 
 
-NETWORK_STAND_IN = "season_trend"
+def _exposures_by_region(calendar: pl.DataFrame | None, panel: Panel, rows: np.ndarray, horizon: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers of each region and its exposures to moving feasts; none without a calendar."""
+    if calendar is None or calendar.is_empty():
+        return []
+    regions = panel.keys[rows][c.REGION]
+    return [(np.flatnonzero((regions == region).to_numpy()), exposures(calendar, panel, horizon, region)) for region in regions.unique()]
 
 
 def _candidates(config: ForecastConfig, num_series: int, networks: set[str]) -> list[str]:

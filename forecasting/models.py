@@ -188,6 +188,17 @@ def seasonal_index(values: np.ndarray, season: int, *, additive: bool = False, m
     return np.divide(index, mean, out=np.ones_like(index), where=mean > 0)
 
 
+def seasonal_level(past: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
+    """[S, T] the moving level times the seasonal indices: what a period would have been without noise; NaN where the level is unknown."""
+    season = max(seasons)
+    adjusted, index = past, np.ones_like(past)
+    for cycle in seasons:
+        ratio = seasonal_index(adjusted, cycle)[:, (np.arange(past.shape[1]) - past.shape[1]) % cycle]
+        index = index * ratio
+        adjusted = adjusted / np.maximum(ratio, SMALLEST_RATIO)
+    return _centred_mean(adjusted, season) * index
+
+
 def _centred_mean(values: np.ndarray, season: int) -> np.ndarray:
     """Mean over one season around each period (shorter at the ends of the series, where the nearest full window stands in)."""
     num_periods = values.shape[1]
