@@ -52,7 +52,7 @@ def item_repeats(interactions: pl.LazyFrame, cutoff: date) -> pl.LazyFrame:
 
 def repeat_counts(interactions: pl.LazyFrame, cutoff: date) -> pl.LazyFrame:
     """Buyers, buyers who came back and the sum of their mean intervals, strictly before the cut-off. Grain: one row per item_id; adds up over users."""
-    return _counts_of_pairs(_pairs(purchase_days(interactions, cutoff), cutoff, ()))
+    return _counts_of_pairs(_counts(purchase_days(interactions, cutoff)))
 
 
 def repeats_of(counts: pl.LazyFrame) -> pl.LazyFrame:
@@ -72,19 +72,38 @@ def _counts_of_pairs(pairs: pl.LazyFrame) -> pl.LazyFrame:
     return pairs.group_by(c.ITEM_ID).agg(pl.len().alias(c.BUYERS), again.sum().alias("repeaters"), pl.col(c.INTERVAL_DAYS).sum().alias("intervals"))
 
 
-def _pairs(days: pl.LazyFrame, cutoff: date, half_lives_days: Sequence[int]) -> pl.LazyFrame:
-    age = _day(cutoff) - 1 - pl.col("day")  # 0 is the day before the cut-off
-    decayed = [(0.5 ** (age / half_life)).sum().alias(decayed_column(half_life)) for half_life in half_lives_days]
-    pairs = days.group_by(_PAIR).agg(
-        pl.len().alias(c.BASKETS),
-        pl.col(c.UNITS).sum(),
-        pl.col("day").min().alias(c.FIRST_DAY),
-        pl.col("day").max().alias(c.LAST_DAY),
-        *decayed,
-        *([pl.col("day").filter(age < REMEMBERED_DAYS).sort().alias(c.DAYS)] if half_lives_days else []),
-    )
+def _counts(days: pl.LazyFrame) -> pl.LazyFrame:
+    """Baskets and own interval of each pair. Grain: one row per (user_id, item_id)."""
+    pairs = days.group_by(_PAIR).agg(pl.len().alias(c.BASKETS), pl.col("day").min().alias(c.FIRST_DAY), pl.col("day").max().alias(c.LAST_DAY))
+    return pairs.with_columns(_interval())
+
+
+def _interval() -> pl.Expr:
     interval = (pl.col(c.LAST_DAY) - pl.col(c.FIRST_DAY)) / (pl.col(c.BASKETS) - 1)
-    return pairs.with_columns(pl.when(pl.col(c.BASKETS) > 1).then(interval).alias(c.INTERVAL_DAYS))
+    return pl.when(pl.col(c.BASKETS) > 1).then(interval).alias(c.INTERVAL_DAYS)
+
+
+def _pairs(days: pl.LazyFrame, cutoff: date, half_lives_days: Sequence[int]) -> pl.LazyFrame:
+    """All of a pair's own past. Grain: one row per (user_id, item_id), sorted.
+
+    Sorted once and cut into runs: the lists of days come in order, and no group looks its key up.
+    """
+    age = _day(cutoff) - 1 - pl.col("day")  # 0 is the day before the cut-off
+    run = pl.any_horizontal(pl.col(key) != pl.col(key).shift() for key in _PAIR).fill_null(False).cum_sum()
+    pairs = (
+        days.sort(*_PAIR, "day")
+        .group_by(run.alias("run"), maintain_order=True)
+        .agg(
+            pl.col(_PAIR).first(),
+            pl.len().alias(c.BASKETS),
+            pl.col(c.UNITS).sum(),
+            pl.col("day").first().alias(c.FIRST_DAY),
+            pl.col("day").last().alias(c.LAST_DAY),
+            *((0.5 ** (age / half_life)).sum().cast(pl.Float32).alias(decayed_column(half_life)) for half_life in half_lives_days),
+            pl.col("day").filter(age < REMEMBERED_DAYS).alias(c.DAYS),
+        )
+    )
+    return pairs.with_columns(_interval())
 
 
 def habits(
@@ -119,16 +138,16 @@ def habits(
     pairs = _pairs(days, cutoff, half_lives_days)
     age = _day(cutoff) - 1 - pl.col("day")
     users = (
-        days.select(c.USER_ID, "day")
-        .unique()
+        days.group_by(c.USER_ID, "day")
+        .agg()
         .group_by(c.USER_ID)
         .agg(pl.len().alias(c.USER_TRIPS), (0.5 ** (age / 45)).sum().alias(c.USER_TRIPS_45D), pl.col("day").max().alias(c.USER_LAST_DAY))
     )
     first_day = pl.lit(_day(log_first_day)) if log_first_day else pl.col(c.FIRST_DAY).min()
-    decayed = [pl.col(decayed_column(half_life)).cast(pl.Float32) for half_life in half_lives_days]
+    decayed = [decayed_column(half_life) for half_life in half_lives_days]
     return (
-        pairs.join(items if items is not None else repeats_of(_counts_of_pairs(pairs)), on=c.ITEM_ID, how="left")
-        .join(users, on=c.USER_ID, how="left")
+        pairs.join(items if items is not None else repeats_of(_counts_of_pairs(pairs)), on=c.ITEM_ID, how="left", maintain_order="left")
+        .join(users, on=c.USER_ID, how="left", maintain_order="left")
         .select(
             *_PAIR,
             pl.lit(cutoff).alias(c.CUTOFF),
@@ -146,7 +165,6 @@ def habits(
             c.USER_LAST_DAY,
             first_day.cast(pl.Int32).alias(c.LOG_FIRST_DAY),
         )
-        .sort(_PAIR)
     )
 
 

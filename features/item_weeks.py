@@ -34,27 +34,33 @@ def item_weeks(interactions: pl.LazyFrame, cutoff: date, *, by_region: bool = Fa
         ((delta - 1) // WEEK_US).cast(pl.Int32).alias(c.WEEKS_AGO),
         pl.col(c.QUANTITY).fill_null(1.0).alias(c.UNITS),
     )
+    if not by_region:
+        return _count(events, cutoff, [])
     everywhere = events.with_columns(pl.lit(c.ALL_REGIONS).alias(c.REGION))
-    rows = pl.concat([everywhere, events.filter(pl.col(c.REGION).is_not_null())], how="diagonal") if by_region else everywhere
-    item, week = [c.ITEM_ID, c.REGION], [c.ITEM_ID, c.REGION, c.WEEKS_AGO]
+    return _count(pl.concat([everywhere, events.filter(pl.col(c.REGION).is_not_null())]), cutoff, [c.REGION])
+
+
+def _count(rows: pl.LazyFrame, cutoff: date, region: list[str]) -> pl.LazyFrame:
+    """Count what `item_weeks` says; without a region in the rows (one key less to group by) all of them are region `all`."""
+    item = [c.ITEM_ID, *region]
+    week = [*item, c.WEEKS_AGO]
     visits = rows.group_by(*week, c.USER_ID).agg(pl.col(c.UNITS).sum())
     pairs = visits.group_by(*item, c.USER_ID).agg(pl.col(c.WEEKS_AGO).max().alias("first_week"), pl.col(c.WEEKS_AGO).min().alias("last_week"))
     counts = visits.group_by(week).agg(pl.len().alias(c.BUYERS), pl.col(c.UNITS).sum())
     firsts = pairs.group_by(*item, pl.col("first_week").alias(c.WEEKS_AGO)).agg(pl.len().alias(c.FIRST_BUYERS))
     lasts = pairs.group_by(*item, pl.col("last_week").alias(c.WEEKS_AGO)).agg(pl.len().alias(c.LAST_BUYERS))
-    users = rows.group_by(c.REGION).agg(pl.col(c.USER_ID).n_unique().alias(c.USERS))
-    return (
-        counts.join(firsts, on=week, how="left")
-        .join(lasts, on=week, how="left")
-        .join(users, on=c.REGION, how="left")
-        .select(
-            *week,
-            pl.col(c.BUYERS).cast(pl.UInt32),
-            pl.col(c.FIRST_BUYERS).fill_null(0).cast(pl.UInt32),
-            pl.col(c.LAST_BUYERS).fill_null(0).cast(pl.UInt32),
-            c.UNITS,
-            pl.col(c.USERS).cast(pl.UInt32),
-            pl.lit(cutoff).alias(c.CUTOFF),
-        )
-        .sort(week)
-    )
+    users = rows.group_by(*region, c.USER_ID).agg()
+    users = users.group_by(region).agg(pl.len().alias(c.USERS)) if region else users.select(pl.len().alias(c.USERS))
+    known = counts.join(firsts, on=week, how="left").join(lasts, on=week, how="left")
+    known = known.join(users, on=region, how="left") if region else known.join(users, how="cross").with_columns(pl.lit(c.ALL_REGIONS).alias(c.REGION))
+    return known.select(
+        c.ITEM_ID,
+        c.REGION,
+        c.WEEKS_AGO,
+        pl.col(c.BUYERS).cast(pl.UInt32),
+        pl.col(c.FIRST_BUYERS).fill_null(0).cast(pl.UInt32),
+        pl.col(c.LAST_BUYERS).fill_null(0).cast(pl.UInt32),
+        c.UNITS,
+        pl.col(c.USERS).cast(pl.UInt32),
+        pl.lit(cutoff).alias(c.CUTOFF),
+    ).sort(c.ITEM_ID, c.REGION, c.WEEKS_AGO)
