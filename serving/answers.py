@@ -6,13 +6,15 @@ Used by the registered model and by the HTTP service, so that both give the same
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from contracts import columns as c
 from contracts.tables import TIMESTAMP
-from serving.recommender import Recommender
+from serving.item_tables import Floats, Integers
+from serving.recommender import Ranked, Recommender
 
 ANONYMOUS: Final = ""
 EVENT_SCHEMA: Final = {c.USER_ID: pl.String, c.ITEM_ID: pl.String, c.EVENT_TIME: TIMESTAMP, c.EVENT_TYPE: pl.String}
@@ -40,6 +42,35 @@ class Ask:
     region: str = c.ALL_REGIONS
     category: str | None = None
 
+    @property
+    def name(self) -> str:
+        """User id, or the empty one."""
+        return self.user_id if self.user_id is not None else ANONYMOUS
+
+    def history(self) -> pl.DataFrame | None:
+        """Its events as `Recommender.rank` takes them."""
+        return _events([self])
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """The answer to one request, best first."""
+
+    item_ids: tuple[str, ...]
+    positions: Integers
+    score: Floats
+    taste: Floats
+    habit: Floats
+    season: Floats
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping per rank: rank, item_id, score, taste, habit, season."""
+        parts = (values.tolist() for values in (self.score, self.taste, self.habit, self.season))
+        return [
+            {c.RANK: rank, c.ITEM_ID: item_id, c.SCORE: score, c.TASTE: taste, c.HABIT: habit, c.SEASON: season}
+            for rank, (item_id, score, taste, habit, season) in enumerate(zip(self.item_ids, *parts, strict=True), start=1)
+        ]
+
 
 @dataclass
 class _Round:
@@ -48,52 +79,57 @@ class _Round:
     asks: dict[str, tuple[int, Ask]] = field(default_factory=dict)
 
 
-def answer_all(recommender: Recommender, asks: Sequence[Ask]) -> list[pl.DataFrame]:
-    """The rankings of each ask, in order: one row per rank.
+def answer_all(recommender: Recommender, asks: Sequence[Ask]) -> list[RankedList]:
+    """The list of each ask, in order.
 
     Raises ValueError as `Recommender.rank` does.
     """
-    answers: list[pl.DataFrame] = [pl.DataFrame()] * len(asks)
-    for kind, rounds in _rounds(asks).items():
-        request_date, list_name, region, category = kind
+    answers: list[RankedList] = [_EMPTY] * len(asks)
+    for (request_date, list_name, region, category), rounds in _rounds(asks).items():
         candidates = None if category is None else recommender.items_in(category, request_date)
         for once in rounds:
-            events = _events(once)
-            table = recommender.rank(
-                list(once.asks),
-                request_date=request_date,
-                list_name=list_name,
-                k=max(ask.k for _, ask in once.asks.values()),
-                exclude=_exclusions(once),
-                candidates=candidates,
-                histories=events if events.height else None,
-                region=region,
-            )
-            tables = {user: rows for (user,), rows in table.partition_by(c.USER_ID, as_dict=True).items()}
-            for user, (number, ask) in once.asks.items():
-                answers[number] = tables.get(user, table.clear()).head(ask.k)
+            largest = max(ask.k for _, ask in once.asks.values())
+            question = recommender.question(request_date, list_name=list_name, k=largest, candidates=candidates, region=region)
+            exclude = {user: ask.exclude for user, (_, ask) in once.asks.items() if ask.exclude}
+            for ranked in recommender.answer(list(once.asks), question, exclude=exclude, histories=_events([ask for _, ask in once.asks.values()])):
+                for user, found in _by_user(recommender, ranked):
+                    number, ask = once.asks[user]
+                    answers[number] = _first(found, ask.k)
     return answers
 
 
 def _rounds(asks: Sequence[Ask]) -> dict[tuple[date, str, str, str | None], list[_Round]]:
-    """Asks by what `rank` wants equal; a user who asks twice goes into a further round."""
+    """Asks by what `question` wants equal; a user who asks twice goes into a further round."""
     kinds: dict[tuple[date, str, str, str | None], list[_Round]] = {}
     for number, ask in enumerate(asks):
         rounds = kinds.setdefault((ask.request_date, ask.list_name, ask.region, ask.category), [])
-        user = ask.user_id if ask.user_id is not None else ANONYMOUS
-        free = next((once for once in rounds if user not in once.asks), None)
+        free = next((once for once in rounds if ask.name not in once.asks), None)
         if free is None:
             free = _Round()
             rounds.append(free)
-        free.asks[user] = (number, ask)
+        free.asks[ask.name] = (number, ask)
     return kinds
 
 
-def _events(once: _Round) -> pl.DataFrame:
-    rows = [(user, event.item_id, event.event_time, event.event_type) for user, (_, ask) in once.asks.items() for event in ask.events]
-    return pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")
+def _by_user(recommender: Recommender, ranked: Ranked) -> list[tuple[str, RankedList]]:
+    bounds = np.searchsorted(ranked.users, np.arange(len(ranked.names) + 1))
+    item_ids = recommender.item_ids.gather(ranked.positions).to_list()
+    found = []
+    for user, start, stop in zip(ranked.names, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        of_user = slice(start, stop)
+        parts = (values[of_user] for values in (ranked.positions, ranked.score, ranked.taste, ranked.habit, ranked.season))
+        found.append((user, RankedList(tuple(item_ids[of_user]), *parts)))
+    return found
 
 
-def _exclusions(once: _Round) -> pl.DataFrame | None:
-    rows = [(user, item) for user, (_, ask) in once.asks.items() for item in ask.exclude]
-    return pl.DataFrame(rows, schema={c.USER_ID: pl.String, c.ITEM_ID: pl.String}, orient="row") if rows else None
+def _first(found: RankedList, k: int) -> RankedList:
+    return RankedList(found.item_ids[:k], found.positions[:k], found.score[:k], found.taste[:k], found.habit[:k], found.season[:k])
+
+
+def _events(asks: Sequence[Ask]) -> pl.DataFrame | None:
+    rows = [(ask.name, event.item_id, event.event_time, event.event_type) for ask in asks for event in ask.events]
+    return pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row") if rows else None
+
+
+_NONE = np.zeros(0, np.float32)
+_EMPTY = RankedList((), np.zeros(0, np.int64), _NONE, _NONE, _NONE, _NONE)

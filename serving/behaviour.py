@@ -6,7 +6,7 @@ Their habits are counted by `features.habits.habits` itself, as of the day after
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
 
@@ -102,6 +102,30 @@ class Behaviour:
             habit_index=self.habit_index[kept],
             source=self.source,
             is_stored=self.is_stored,
+        )
+
+    def without_each(self, positions: Integers) -> "Behaviour":
+        """One user as many: copy n has never had anything to do with item `positions[n]`."""
+        copies = self.take(np.zeros(len(positions), np.int64), [str(position) for position in positions])
+        return copies.without(positions[:, None])
+
+    def without(self, positions: Integers) -> "Behaviour":
+        """The same users, each without the items in its row of `positions` [U, n]."""
+        events = ~(self.positions[:, None] == positions[np.repeat(np.arange(len(self)), self.lengths())]).any(axis=1)
+        items = ~(self.item_positions[:, None] == positions[self.item_rows()]).any(axis=1)
+        kept = ~(self.habit_positions[:, None] == positions[self.habit_rows()]).any(axis=1)
+        return replace(
+            self,
+            offsets=_kept_offsets(self.offsets, events),
+            positions=self.positions[events],
+            days=self.days[events],
+            types=self.types[events],
+            item_offsets=_kept_offsets(self.item_offsets, items),
+            item_positions=self.item_positions[items],
+            item_days=self.item_days[items],
+            habit_offsets=_kept_offsets(self.habit_offsets, kept),
+            habit_positions=self.habit_positions[kept],
+            habit_index=self.habit_index[kept],
         )
 
     def blocks(self, size: int) -> Iterator["Behaviour"]:
@@ -292,6 +316,10 @@ def _item_repeats(stored: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFram
 
 def _offsets(rows: pl.Series, num_users: int) -> Integers:
     return np.concatenate([[0], np.cumsum(np.bincount(rows.to_numpy(), minlength=num_users))]).astype(np.int64)
+
+
+def _kept_offsets(offsets: Integers, kept: NDArray[np.bool_]) -> Integers:
+    return np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)[offsets]
 
 
 def _gather(offsets: Integers, rows: Integers) -> tuple[Integers, Integers]:

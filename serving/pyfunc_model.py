@@ -10,7 +10,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from serving.answers import Ask, Event, answer_all
 from serving.recommender import Recommender
-from serving.registered_model import BUNDLE, RankedItem, Recommendation, RecommendationRequest
+from serving.registered_model import BUNDLE, Recommendation, RecommendationRequest
 
 
 class RecommenderModel(PythonModel):
@@ -22,10 +22,10 @@ class RecommenderModel(PythonModel):
 
     def predict(self, model_input: list[RecommendationRequest]) -> list[Recommendation]:
         """One answer per request, in order."""
-        tables = answer_all(self.recommender, [_ask(request) for request in model_input])
+        answers = answer_all(self.recommender, [_ask(request) for request in model_input])
         return [
-            Recommendation(items=table.select(list(RankedItem.model_fields)).to_dicts(), date=request.date, user_id=request.user_id, list=request.list)
-            for request, table in zip(model_input, tables, strict=True)
+            Recommendation(items=answer.rows(), date=request.date, user_id=request.user_id, list=request.list)
+            for request, answer in zip(model_input, answers, strict=True)
         ]
 
 

@@ -124,6 +124,8 @@ class Recommender:
         self._item_index = vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64)
         self._regions = set(self._item_weeks[c.REGION].unique())
         self._has_events = self._items_with_events()
+        self._titles = self._texts(c.TITLE)
+        self._categories = self._texts(c.CATEGORY)
         self._seasons: OrderedDict[tuple[date, str, int], _Season] = OrderedDict()
         self._habits: dict[date, Floats] = {}
         self._lock = Lock()
@@ -242,6 +244,10 @@ class Recommender:
                 self._seasons.popitem(last=False)
         return found
 
+    def season_inputs_of(self, request_date: date, region: str = c.ALL_REGIONS) -> Floats:
+        """Inputs of the season network on a date, [I, S], columns `networks.head.season_inputs`."""
+        return self._season_of(request_date, region, 0).inputs
+
     def items_on(self, request_date: date) -> NDArray[np.bool_]:
         """Default candidates, [I]: an event before the cut-off or declared available by the catalogue, and on offer on the date."""
         return (self._has_events | self._declared_from(request_date)) & ~self._closed_on(request_date)
@@ -254,6 +260,18 @@ class Recommender:
         path = pl.col(c.CATEGORY)
         inside = self.item_catalogue.filter((path == category) | path.str.starts_with(category + c.CATEGORY_SEPARATOR))
         return below.join(inside, on=c.ITEM_ID, how="semi", maintain_order="left")[c.ITEM_ID]
+
+    def list_of(self, behaviour: Behaviour, question: Question, *, exclude: Sequence[str] = ()) -> Integers:
+        """Positions of the list of one user whose behaviour is given, best first."""
+        return self._answer(behaviour, question, {behaviour.users[0]: self.positions_of(exclude)}).positions
+
+    def title_of(self, item_id: str) -> str:
+        """Title of an item as the catalogue has it, or its id."""
+        return self._titles.get(item_id, item_id)
+
+    def category_of(self, item_id: str) -> str | None:
+        """Category path of an item, None where the catalogue has none."""
+        return self._categories.get(item_id)
 
     def positions_of(self, item_ids: Iterable[str]) -> Integers:
         """Positions of the items that are known; the others are left out."""
@@ -325,6 +343,29 @@ class Recommender:
         taste[np.diff(block.item_offsets) == 0] = 0
         return taste
 
+    def taste_at(self, block: Behaviour, question: Question, positions: Integers) -> Floats:
+        """Weighted taste of a block of users for some items, [B, N], not centred: cheap where all items are not needed."""
+        head, networks = self.networks.list_head(question.list_name), self.networks
+        taste = np.zeros((len(block), len(positions)), np.float32)
+        if networks.taste_items is not None and networks.has_encoder and head.encoder_weight:
+            queries = self._queries(block, question.request_date, question.lookup_shift_days)
+            taste += np.float32(head.encoder_weight) * (queries @ networks.taste_items.rows(positions).T)
+        place = networks.place[positions]
+        inside = place >= 0
+        for number, term in enumerate(head.linear):
+            tables = networks.terms[number]
+            histories = self._histories(block, term.half_life_days)
+            linear = np.zeros_like(taste)
+            own = histories[:, positions[inside]].toarray() * tables.own[place[inside]]
+            linear[:, inside] = (histories @ tables.linear_in).toarray() @ tables.out.rows(place[inside]).T - own
+            taste += np.float32(term.weight) * np.log(np.maximum(linear, 0) + np.float32(term.floor))
+        return taste
+
+    def _histories(self, block: Behaviour, half_life_days: float | None) -> sp.csr_array:
+        """Weights of the distinct items of the histories, [B, I] sparse."""
+        weights = _history_weights(block, half_life_days)
+        return sp.csr_array((weights, block.item_positions, block.item_offsets), shape=(len(block), len(self.item_ids)))
+
     def _queries(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
         """Encoder's query per user, [B, D]; histories of similar length run together, so padding stays small."""
         networks, max_history = self.networks, self.networks.head.max_history
@@ -350,8 +391,7 @@ class Recommender:
         """Logarithm of one linear item-item term for the pool, [B, P]; an item does not speak for itself."""
         tables, positions = self.networks.terms[number], block.item_positions
         weights = _history_weights(block, term.half_life_days)
-        histories = sp.csr_array((weights, positions, block.item_offsets), shape=(len(block), len(self.item_ids)))
-        linear = tables.out.products((histories @ tables.linear_in).toarray())
+        linear = tables.out.products((self._histories(block, term.half_life_days) @ tables.linear_in).toarray())
         place = self.networks.place[positions]
         inside = place >= 0
         linear[block.item_rows()[inside], place[inside]] -= weights[inside] * tables.own[place[inside]]
@@ -421,6 +461,11 @@ class Recommender:
         return table.select(c.ITEM_ID, *self.networks.head.season_inputs).sort(c.ITEM_ID).collect().drop(c.ITEM_ID)
 
     # ---- tables -----------------------------------------------------------------------------------------------------------
+
+    def _texts(self, column: str) -> dict[str, str]:
+        if column not in self.item_catalogue.columns:
+            return {}
+        return dict(self.item_catalogue.select(c.ITEM_ID, column).drop_nulls().iter_rows())
 
     def _items_with_events(self) -> NDArray[np.bool_]:
         flags = np.zeros(len(self.item_ids), bool)

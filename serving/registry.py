@@ -53,6 +53,11 @@ class ModelRegistry:
                 raise
         return Version(self.model_name, str(found.version), alias)
 
+    def number_at(self, alias: str) -> str | None:
+        """Number of the version at an alias, None where there is none."""
+        found = self.version_at(alias)
+        return None if found is None else found.number
+
     def bundle_folder(self, number: str) -> Path:
         """Bundle of a version; downloaded once and checked, afterwards read from the cache without MLflow."""
         folder = self._cache / f"{self.model_name}-{number}"

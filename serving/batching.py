@@ -1,0 +1,96 @@
+"""Requests that arrive while the model is busy are scored together in its next pass; too many waiting are turned away at once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from serving.answers import Ask, RankedList, answer_all
+from serving.recommender import Recommender
+
+Result = TypeVar("Result")
+
+
+class OverloadedError(Exception):
+    """More requests wait than may, or one waited too long."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    ask: Ask
+    model: Recommender
+    answer: asyncio.Future[RankedList]
+
+
+class Scorer:
+    """One thread that scores; everything else stays on the event loop.
+
+    A pass takes all that wait, up to `max_together`: at low load that is one request and nobody waits for company; under load the
+    product of a whole block costs little more than one user's.
+    """
+
+    def __init__(self, *, max_waiting: int, max_together: int) -> None:
+        self._max_waiting, self._max_together = max_waiting, max_together
+        self._waiting: list[_Waiting] = []
+        self._is_running = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a pass."""
+        return len(self._waiting)
+
+    async def answer(self, ask: Ask, model: Recommender, *, timeout_seconds: float) -> RankedList:
+        """The list of one ask from one model. Raises OverloadedError at once when too many wait, or after the time limit."""
+        if len(self._waiting) >= self._max_waiting:
+            raise OverloadedError("too many requests are waiting")
+        waiting = _Waiting(ask, model, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if not self._is_running:
+            self._is_running = True
+            self._run_task = asyncio.create_task(self._run())
+        try:
+            return await asyncio.wait_for(waiting.answer, timeout_seconds)
+        except TimeoutError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise OverloadedError(f"no answer within {timeout_seconds:g} s") from None
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Run other work of the model in the scoring thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """Finish the pass that runs."""
+        self._thread.shutdown(wait=True)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                model = self._waiting[0].model
+                together = [waiting for waiting in self._waiting if waiting.model is model][: self._max_together]
+                self._waiting = [waiting for waiting in self._waiting if waiting not in together]
+                await self._pass(model, together)
+        finally:
+            self._is_running = False
+
+    async def _pass(self, model: Recommender, together: Sequence[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.run_in_executor(self._thread, answer_all, model, [waiting.ask for waiting in together])
+        except Exception as error:
+            if len(together) == 1:
+                _fail(together[0], error)
+                return
+            for waiting in together:  # one bad request must not spoil the others
+                await self._pass(model, [waiting])
+            return
+        for waiting, answer in zip(together, answers, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(answer)
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
