@@ -88,16 +88,37 @@ def demand(
     out_of_stock
         Columns item_id, first_day, last_day (dates, both included): when there was nothing to sell. Item level only.
     """
-    period_days = PERIOD_DAYS[frequency]
-    kept = clip_outliers(before(interactions, end), item_catalogue, clip_quantile)
-    ago = (pl.lit(end) - pl.col(c.EVENT_TIME).dt.date()).dt.total_days() - 1
-    events = kept.select(
-        c.ITEM_ID, c.USER_ID, *([c.REGION] if by_region else []), (ago // period_days).cast(pl.Int32).alias("ago"), pl.col(c.QUANTITY).alias(c.UNITS)
+    counts = demand_counts(
+        clip_outliers(before(interactions, end), item_catalogue, clip_quantile),
+        item_catalogue,
+        frequency=frequency,
+        levels=levels,
+        end=end,
+        by_region=by_region,
     )
+    return complete_demand(counts, frequency=frequency, end=end, out_of_stock=out_of_stock)
+
+
+def demand_counts(
+    interactions: pl.LazyFrame, item_catalogue: pl.LazyFrame | None, *, frequency: Frequency, levels: Sequence[Level], end: date, by_region: bool = False
+) -> pl.LazyFrame:
+    """Units and distinct buyers of the periods with sales, strictly before `end`; adds up over users. A missing quantity counts one unit.
+
+    Grain: one row per (level, id, region, ago); ago 0 is the period that ends at `end`, exclusive.
+    """
+    days_ago = (pl.lit(end) - pl.col(c.EVENT_TIME).dt.date()).dt.total_days() - 1
+    ago = (days_ago // PERIOD_DAYS[frequency]).cast(pl.Int32).alias("ago")
+    events = before(interactions, end).select(c.ITEM_ID, c.USER_ID, *([c.REGION] if by_region else []), ago, pl.col(c.QUANTITY).fill_null(1.0).alias(c.UNITS))
     everywhere = events.with_columns(pl.lit(c.ALL_REGIONS).alias(c.REGION))
-    rows = pl.concat([everywhere, events.filter(pl.col(c.REGION).is_not_null())], how="diagonal") if by_region else everywhere
-    table = pl.concat([_level(rows, level, item_catalogue) for level in levels])
-    seen = everywhere.select("ago").unique().with_columns(pl.lit(True).alias(c.IS_OBSERVED))
+    rows = pl.concat([everywhere, events.filter(pl.col(c.REGION).is_not_null())]) if by_region else everywhere
+    return pl.concat([_level(rows, level, item_catalogue) for level in levels])
+
+
+def complete_demand(counts: pl.LazyFrame, *, frequency: Frequency, end: date, out_of_stock: pl.LazyFrame | None = None) -> pl.LazyFrame:
+    """`demand` from `demand_counts`; rows of a period (from several parts of the users) are added up. Grain: one row per (level, id, region, date), sorted."""
+    period_days = PERIOD_DAYS[frequency]
+    table = counts.group_by(*SERIES, "ago").agg(pl.col(c.UNITS, c.BUYERS).sum())
+    seen = counts.select("ago").unique().with_columns(pl.lit(True).alias(c.IS_OBSERVED))
     complete = _complete(table).join(seen, on="ago", how="left")
     if out_of_stock is not None:
         complete = complete.join(
@@ -105,12 +126,13 @@ def demand(
         )
     else:
         complete = complete.with_columns(pl.lit(None, dtype=pl.Boolean).alias("missing"))
+    nothing_to_sell = pl.col("missing").fill_null(False) & (pl.col(c.UNITS).fill_null(0) == 0)
     return complete.select(
         *SERIES,
         (pl.lit(end) - pl.duration(days=(pl.col("ago") + 1) * period_days)).cast(pl.Date).alias(c.DATE),
         pl.col(c.UNITS).fill_null(0.0),
         pl.col(c.BUYERS).fill_null(0).cast(pl.Int64),
-        (pl.col(c.IS_OBSERVED).fill_null(False) & ~(pl.col("missing").fill_null(False) & (pl.col(c.UNITS).fill_null(0) == 0))).alias(c.IS_OBSERVED),
+        (pl.col(c.IS_OBSERVED).fill_null(False) & ~nothing_to_sell).alias(c.IS_OBSERVED),
     ).sort(*SERIES, c.DATE)
 
 

@@ -1,10 +1,11 @@
 """Tables of logs that do not fit in memory: one part of the users after the other, then added up.
 
-Every count here is additive over users (buyers are distinct users), so a table made of parts equals the table made at once, and the peak of memory is
-that of one part however long the log. `write_user_parts` reads the log once.
+Counts are additive over users (buyers are distinct users), so a table made of parts equals the table made at once, and what grows with the log is only the
+table itself. `write_user_parts` reads the log once. Outliers are clipped before (`clip_outliers`): a quantile does not add up.
 
     parts = write_user_parts(interactions, folder, num_parts=num_parts_for(num_events))
     weeks = merge_item_weeks([item_weeks(part, cutoff).collect().lazy() for part in parts])
+    demand = complete_demand(pl.concat([demand_counts(part, ...).collect().lazy() for part in parts]), ...)
     items = repeats_of(pl.concat([repeat_counts(part, cutoff).collect().lazy() for part in parts])).collect()
     for part in parts: habits(part, cutoff, items=items.lazy(), log_first_day=first_day)
 """
@@ -16,7 +17,6 @@ from pathlib import Path
 import polars as pl
 
 from contracts import columns as c
-from features.demand import SERIES
 
 EVENTS_PER_PART = 5_000_000
 
@@ -49,12 +49,3 @@ def merge_item_weeks(parts: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
         .select(c.ITEM_ID, c.REGION, c.WEEKS_AGO, c.BUYERS, c.FIRST_BUYERS, c.LAST_BUYERS, c.UNITS, c.USERS, c.CUTOFF)
         .sort(key)
     )
-
-
-def merge_demand(parts: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
-    """`demand` of all users from that of each part, made with the same `end`. Grain: one row per (level, id, region, date), sorted.
-
-    Outliers are clipped before the log is split (`clip_outliers`): a quantile does not add up.
-    """
-    key = [*SERIES, c.DATE]
-    return pl.concat(parts).group_by(key).agg(pl.col(c.UNITS, c.BUYERS).sum(), pl.col(c.IS_OBSERVED).any()).sort(key)

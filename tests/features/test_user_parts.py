@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from features.demand import demand
+from features.demand import complete_demand, demand, demand_counts
 from features.habits import habits, item_repeats, repeat_counts, repeats_of
 from features.item_weeks import item_weeks
-from features.user_parts import merge_demand, merge_item_weeks, num_parts_for, write_user_parts
+from features.user_parts import merge_item_weeks, num_parts_for, write_user_parts
 
 CUTOFF = date(2024, 3, 1)
 CATALOGUE = pl.LazyFrame({"item_id": ["i0", "i1", "i2"], "category": ["a > x", "a > y", None]})
@@ -45,8 +45,8 @@ def test_item_weeks_add_up(log: pl.LazyFrame, parts: list[pl.LazyFrame]) -> None
 
 def test_demand_adds_up(log: pl.LazyFrame, parts: list[pl.LazyFrame]) -> None:
     args = {"frequency": "day", "levels": ("item", "category", "total"), "end": CUTOFF, "by_region": True}
-    merged = merge_demand([demand(part, CATALOGUE, **args) for part in parts]).collect()
-    assert merged.equals(demand(log, CATALOGUE, **args).collect())
+    counts = pl.concat([demand_counts(part, CATALOGUE, **args) for part in parts])
+    assert complete_demand(counts, frequency="day", end=CUTOFF).collect().equals(demand(log, CATALOGUE, **args).collect())
 
 
 def test_habits_are_the_same(log: pl.LazyFrame, parts: list[pl.LazyFrame]) -> None:
