@@ -81,7 +81,7 @@ def user_slices(
         c.USER_ID,
         by_hemisphere(season_of(middle, names), season_of(middle, names, is_southern=True)).alias("season"),
         by_hemisphere(turn_of(request_date, horizon_days, names), turn_of(request_date, horizon_days, names, is_southern=True)).alias("turn"),
-        pl.col("events").cut([bound - 1 for bound in ACTIVITY_BOUNDS], labels=list(ACTIVITY_LABELS)).cast(pl.String).alias("activity"),
+        _bin("events", ACTIVITY_BOUNDS, ACTIVITY_LABELS).alias("activity"),
         *latest,
     )
     return wide.unpivot(index=c.USER_ID, variable_name="kind", value_name="slice").drop_nulls("slice")
@@ -107,9 +107,17 @@ def item_slices(interactions: Interactions, cutoff: Cutoff) -> pl.DataFrame:
     labels = np.where(total < MIN_EVENTS_OF_SEASONAL, "fewer than 10 events a year", np.where(is_seasonal, "seasonal", "all year"))
     return (
         ages.with_columns(
-            item_age=pl.col("age").cut([bound - 1 for bound in AGE_BOUNDS], labels=list(AGE_LABELS)).cast(pl.String),
+            item_age=_bin("age", AGE_BOUNDS, AGE_LABELS),
             item_season=pl.Series(labels, dtype=pl.String),
         )
         .drop("age")
         .unpivot(index=c.ITEM_ID, variable_name="kind", value_name="slice")
     )
+
+
+def _bin(column: str, bounds: Sequence[int], labels: Sequence[str]) -> pl.Expr:
+    """Label of the range a number falls in; a bound belongs to the range it opens."""
+    label = pl.lit(labels[0])
+    for bound, name in zip(bounds, labels[1:], strict=True):
+        label = pl.when(pl.col(column) >= bound).then(pl.lit(name)).otherwise(label)
+    return label
