@@ -24,26 +24,30 @@ OWN_RIDGE = 2.0
 LARGEST_EFFECT = 3.0
 
 
-def exposures(calendar: pl.DataFrame, panel: Panel, horizon: int, region: str) -> np.ndarray:
-    """[X, T + H] share of each feast's days before, on and after it that lie in each period of the panel and of the horizon behind it.
+def exposures(calendar: pl.DataFrame, panel: Panel, horizon: int, region: str) -> dict[str, np.ndarray]:
+    """Name -> [T + H] share of a feast's days before, on and after it that lie in each period of the panel and of the horizon behind it.
 
     `calendar`: columns date, region and `days_from_<feast>` (signed days to the nearest one), one row per day of the region (the first region stands in
     for one it does not hold). Monthly panels also get the number of each weekday in the month. Periods the calendar does not reach get 0.
     """
     regions = calendar[c.REGION].unique(maintain_order=True).to_list()
     days = calendar.filter(pl.col(c.REGION) == (region if region in regions else regions[0])).sort(c.DATE)
-    feasts = [name for name in days.columns if name.startswith(DISTANCE)]
-    shares = [pl.col(name).is_between(first, last).cast(pl.Float64) / (last - first + 1) for name in feasts for first, last in WINDOWS.values()]
+    shares = [
+        (pl.col(name).is_between(first, last).cast(pl.Float64) / (last - first + 1)).alias(f"{name.removeprefix(DISTANCE)}_{window}")
+        for name in days.columns
+        if name.startswith(DISTANCE)
+        for window, (first, last) in WINDOWS.items()
+    ]
     if panel.frequency == "month":
-        shares += [(pl.col(c.DATE).dt.weekday() == weekday).cast(pl.Float64) / 4 for weekday in range(1, 8)]
+        shares += [((pl.col(c.DATE).dt.weekday() == weekday).cast(pl.Float64) / 4).alias(f"weekday_{weekday}") for weekday in range(1, 8)]
     starts = np.array([*panel.dates, *panel.future_dates(panel.num_periods, horizon)], dtype="datetime64[D]")
     end = np.datetime64(shift_periods(starts[-1].astype(object), 1, panel.frequency))
-    values = days.select(share.alias(str(number)) for number, share in enumerate(shares)).to_numpy()
+    values = days.select(shares)
     result = np.zeros((len(shares), len(starts)))
     day = days[c.DATE].to_numpy().astype("datetime64[D]")
     inside = (day >= starts[0]) & (day < end)
-    np.add.at(result.T, np.searchsorted(starts, day[inside], side="right") - 1, values[inside])
-    return result
+    np.add.at(result.T, np.searchsorted(starts, day[inside], side="right") - 1, values.to_numpy()[inside])
+    return dict(zip(values.columns, result, strict=True))
 
 
 def take_out_feasts(past: np.ndarray, exposure: np.ndarray, horizon: int, seasons: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

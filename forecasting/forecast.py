@@ -208,7 +208,9 @@ def _exposures_by_region(calendar: pl.DataFrame | None, panel: Panel, rows: np.n
     if calendar is None or calendar.is_empty():
         return []
     regions = panel.keys[rows][c.REGION]
-    return [(np.flatnonzero((regions == region).to_numpy()), exposures(calendar, panel, horizon, region)) for region in regions.unique()]
+    return [
+        (np.flatnonzero((regions == region).to_numpy()), np.stack(list(exposures(calendar, panel, horizon, region).values()))) for region in regions.unique()
+    ]
 
 
 def _candidates(config: ForecastConfig, num_series: int, networks: set[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 PretrainJob    walk through time, leave an encoder snapshot at each cut-off
 FineTuneJob    fit the taste + habit + season head for one or more origins and export their networks
+ForecastJob    train a forecasting network along time; it forecasts every series at each cut-off (forecasting_job.py)
 
 A job says nothing of machines: the same job on one process or on eight ends in the same model, so its digest is that of the work.
 `TrainingRequest` joins it with the machines; it is what `job.json` holds.
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.artifacts import text_digest
 from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, LinearTerm, OptimizerConfig, PretrainingConfig
+from lightning_modules.forecasting_job import ForecastJob
 
 ListName = Literal["again", "discover"]
 
@@ -147,7 +149,7 @@ class FineTuneJob(Job):
         return cls.model_validate({**section, **given})
 
 
-AnyJob = Annotated[PretrainJob | FineTuneJob, Field(discriminator="stage")]
+AnyJob = Annotated[PretrainJob | FineTuneJob | ForecastJob, Field(discriminator="stage")]
 
 
 class TrainingRequest(BaseModel):

@@ -15,13 +15,14 @@ from contracts.artifacts import JobResult
 from contracts.sections.training import ComputeConfig
 from lightning_modules.event_log import process_rank
 from lightning_modules.fine_tuning import fine_tune
+from lightning_modules.forecasting import forecast
 from lightning_modules.jobs import TrainingRequest
 from lightning_modules.pretraining import pretrain
 
 RESULT = "result.json"
 
 Stage = Callable[[Any, ComputeConfig, Path], JobResult]
-STAGES: dict[str, Stage] = {"pretrain": pretrain, "fine_tune": fine_tune}
+STAGES: dict[str, Stage] = {"pretrain": pretrain, "fine_tune": fine_tune, "forecast": forecast}
 
 
 def run(path: Path) -> JobResult:
