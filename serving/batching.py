@@ -61,6 +61,11 @@ class Scorer:
         """Run other work of the model in the scoring thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    @staticmethod
+    def score(model: Recommender, asks: Sequence[Ask]) -> list[RankedList]:
+        """Answer many asks in one pass."""
+        return answer_all(model, asks)
+
     def close(self) -> None:
         """Finish the pass that runs."""
         self._thread.shutdown(wait=True)

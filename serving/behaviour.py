@@ -166,6 +166,10 @@ class StoredBehaviour:
         first_day = stored[c.LOG_FIRST_DAY].min() if stored.height else None
         self._log_first_day = EPOCH + timedelta(days=first_day) if isinstance(first_day, int) else self._cutoff
 
+    def has(self, user_id: str) -> bool:
+        """Whether anything is known of a user."""
+        return user_id in self._rows
+
     def behaviours(self, users: Sequence[str], histories: pl.DataFrame | None, request_date: date) -> list[Behaviour]:
         """Behaviour of the users: one for those the bundle alone speaks for, one more for each cut-off of users with raw events."""
         if histories is None:

@@ -107,7 +107,7 @@ def season_words(recommender: Recommender, ask: Ask, found: RankedList) -> list[
 
 def habit_words(behaviour: Behaviour, ask: Ask, found: RankedList) -> list[str | None]:
     """How often the user has each item, and how long ago; nothing for items that are new to the user."""
-    table = {position: row for position, row in zip(behaviour.habit_positions.tolist(), behaviour.habits.iter_rows(named=True), strict=True)}
+    table = dict(zip(behaviour.habit_positions.tolist(), behaviour.habits.iter_rows(named=True), strict=True))
     today = (ask.request_date - EPOCH).days
     return [_habit_word(table[position], today) if position in table else None for position in found.positions.tolist()]
 

@@ -124,6 +124,7 @@ class Recommender:
         self._item_index = vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64)
         self._regions = set(self._item_weeks[c.REGION].unique())
         self._has_events = self._items_with_events()
+        self._searchable = self._search_table()
         self._titles = self._texts(c.TITLE)
         self._categories = self._texts(c.CATEGORY)
         self._seasons: OrderedDict[tuple[date, str, int], _Season] = OrderedDict()
@@ -244,6 +245,13 @@ class Recommender:
                 self._seasons.popitem(last=False)
         return found
 
+    def season_scores_uncached(self, request_date: date, region: str = c.ALL_REGIONS) -> Floats:
+        """As `season_of`, without taking a place in memory: for sweeps over many dates."""
+        key = (request_date, region if region in self._regions else c.ALL_REGIONS, 0)
+        with self._lock:
+            known = self._seasons.get(key)
+        return (known or self._compute_season(*key)).scores
+
     def season_inputs_of(self, request_date: date, region: str = c.ALL_REGIONS) -> Floats:
         """Inputs of the season network on a date, [I, S], columns `networks.head.season_inputs`."""
         return self._season_of(request_date, region, 0).inputs
@@ -260,6 +268,45 @@ class Recommender:
         path = pl.col(c.CATEGORY)
         inside = self.item_catalogue.filter((path == category) | path.str.starts_with(category + c.CATEGORY_SEPARATOR))
         return below.join(inside, on=c.ITEM_ID, how="semi", maintain_order="left")[c.ITEM_ID]
+
+    def past_weeks(self, item_id: str, region: str = c.ALL_REGIONS) -> list[tuple[date, float]]:
+        """First day and buyers of each past week with sales of an item, oldest first."""
+        rows = self._item_weeks.filter((pl.col(c.ITEM_ID) == item_id) & (pl.col(c.REGION) == region)).sort(c.WEEKS_AGO, descending=True)
+        return [(self.cutoff - timedelta(days=7 * (weeks_ago + 1)), float(buyers)) for weeks_ago, buyers in rows.select(c.WEEKS_AGO, c.BUYERS).iter_rows()]
+
+    def forecast_of(self, item_id: str, region: str = c.ALL_REGIONS) -> tuple[str | None, pl.DataFrame]:
+        """Whose forecast there is for an item, its own or that of the deepest category above it, and its rows by date."""
+        empty = pl.DataFrame(schema={c.DATE: pl.Date, c.MEAN: pl.Float64})
+        if self._forecasts is None:
+            return None, empty
+        steps = (self.category_of(item_id) or "").split(c.CATEGORY_SEPARATOR)
+        paths = [c.CATEGORY_SEPARATOR.join(steps[:depth]) for depth in range(len(steps), 0, -1)]
+        of_region = self._forecasts.filter(pl.col(c.REGION) == region)
+        for level, key in [(c.ITEM, item_id), *((c.CATEGORY, path) for path in paths)]:
+            rows = of_region.filter((pl.col(c.LEVEL) == level) & (pl.col(c.ID) == key)).sort(c.DATE)
+            if rows.height:
+                return (self.title_of(item_id) if level == c.ITEM else key), rows
+        return None, empty
+
+    def knows(self, item_id: str) -> bool:
+        """Whether an item is in the vocabulary."""
+        return item_id in self._positions
+
+    def knows_user(self, user_id: str) -> bool:
+        """Whether the bundle has a history of a user."""
+        return self.stored.has(user_id)
+
+    def newest_items(self, user_id: str, limit: int) -> list[str]:
+        """Distinct items of a stored user, newest first."""
+        (behaviour,) = self.stored.behaviours([user_id], None, self.cutoff)
+        return list(dict.fromkeys(self.item_ids[int(position)] for position in behaviour.positions[::-1]))[:limit]
+
+    def search(self, query: str, limit: int) -> list[str]:
+        """Items whose title, category or id holds every word of the query, those with most buyers in the last year first."""
+        table = self._searchable
+        for word in query.lower().split():
+            table = table.filter(pl.col("words").str.contains(word, literal=True))
+        return table[c.ITEM_ID].head(limit).to_list()
 
     def list_of(self, behaviour: Behaviour, question: Question, *, exclude: Sequence[str] = ()) -> Integers:
         """Positions of the list of one user whose behaviour is given, best first."""
@@ -361,6 +408,19 @@ class Recommender:
             taste += np.float32(term.weight) * np.log(np.maximum(linear, 0) + np.float32(term.floor))
         return taste
 
+    def scores_at(self, behaviour: Behaviour, question: Question, positions: Integers) -> dict[str, Floats]:
+        """Score and its parts of one user for some items the user never had: name of the part -> [N]."""
+        taste = self._taste(behaviour, question, self._terms(behaviour, question))[0, positions]
+        season = question.season[positions]
+        return {c.SCORE: taste + season, c.TASTE: taste, c.HABIT: np.zeros(len(positions), np.float32), c.SEASON: season}
+
+    def is_new(self, num_weeks: int) -> NDArray[np.bool_]:
+        """Items first sold within the last weeks before the cut-off, [I]."""
+        first = self._item_weeks.group_by(c.ITEM_ID).agg(pl.col(c.WEEKS_AGO).max()).filter(pl.col(c.WEEKS_AGO) < num_weeks)
+        flags = np.zeros(len(self.item_ids), bool)
+        flags[self.positions_of(first[c.ITEM_ID])] = True
+        return flags
+
     def _histories(self, block: Behaviour, half_life_days: float | None) -> sp.csr_array:
         """Weights of the distinct items of the histories, [B, I] sparse."""
         weights = _history_weights(block, half_life_days)
@@ -461,6 +521,14 @@ class Recommender:
         return table.select(c.ITEM_ID, *self.networks.head.season_inputs).sort(c.ITEM_ID).collect().drop(c.ITEM_ID)
 
     # ---- tables -----------------------------------------------------------------------------------------------------------
+
+    def _search_table(self) -> pl.DataFrame:
+        """item_id and what it can be found by, most bought first."""
+        bought = self._item_weeks.filter((pl.col(c.WEEKS_AGO) < 52) & (pl.col(c.REGION) == c.ALL_REGIONS)).group_by(c.ITEM_ID).agg(pl.col(c.BUYERS).sum())
+        texts = [pl.col(name).fill_null("") for name in (c.TITLE, c.CATEGORY) if name in self.item_catalogue.columns]
+        named = self.item_catalogue.select(c.ITEM_ID, pl.concat_str([pl.col(c.ITEM_ID), *texts], separator=" ").str.to_lowercase().alias("words"))
+        items = pl.DataFrame({c.ITEM_ID: self.item_ids}).join(named, on=c.ITEM_ID, how="left").with_columns(pl.col("words").fill_null(pl.col(c.ITEM_ID)))
+        return items.join(bought, on=c.ITEM_ID, how="left").sort(pl.col(c.BUYERS).fill_null(0), c.ITEM_ID, descending=[True, False]).drop(c.BUYERS)
 
     def _texts(self, column: str) -> dict[str, str]:
         if column not in self.item_catalogue.columns:

@@ -140,7 +140,8 @@ def events(rows: Sequence[tuple[str, str, str]]) -> pl.DataFrame:
 
 
 def write_small_bundle(
-    folder: Path, networks: Path, interactions: pl.DataFrame, vocabulary: pl.DataFrame, *, cutoff: date = CUTOFF, catalogue: pl.DataFrame | None = None
+    folder: Path, networks: Path, interactions: pl.DataFrame, vocabulary: pl.DataFrame, *, cutoff: date = CUTOFF, catalogue: pl.DataFrame | None = None,
+    forecasts: pl.DataFrame | None = None,
 ) -> BundleRef:
     """Bundle of these events, its tables made by `features`."""
     lazy = interactions.lazy()
@@ -154,5 +155,6 @@ def write_small_bundle(
         histories=histories(lazy, cutoff, 512).collect(),
         habits=habits(lazy, cutoff).collect(),
         item_weeks=item_weeks(lazy.with_columns(pl.lit(None, dtype=pl.String).alias("region")), cutoff).collect(),
+        forecasts=forecasts,
         metadata=BundleMetadata(name="small", cutoff=cutoff, horizon_days=28, created="2024-07-01T00:00:00Z", config_digest="0" * 16),
     )
