@@ -96,7 +96,7 @@ def demand(
         end=end,
         by_region=by_region,
     )
-    return complete_demand(counts, frequency=frequency, end=end, out_of_stock=out_of_stock)
+    return _on_grid(counts, frequency=frequency, end=end, out_of_stock=out_of_stock)
 
 
 def demand_counts(
@@ -116,9 +116,13 @@ def demand_counts(
 
 def complete_demand(counts: pl.LazyFrame, *, frequency: Frequency, end: date, out_of_stock: pl.LazyFrame | None = None) -> pl.LazyFrame:
     """`demand` from `demand_counts`; rows of a period (from several parts of the users) are added up. Grain: one row per (level, id, region, date), sorted."""
+    return _on_grid(counts.group_by(*SERIES, "ago").agg(pl.col(c.UNITS, c.BUYERS).sum()), frequency=frequency, end=end, out_of_stock=out_of_stock)
+
+
+def _on_grid(counts: pl.LazyFrame, *, frequency: Frequency, end: date, out_of_stock: pl.LazyFrame | None) -> pl.LazyFrame:
     period_days = PERIOD_DAYS[frequency]
-    table = counts.group_by(*SERIES, "ago").agg(pl.col(c.UNITS, c.BUYERS).sum())
-    seen = counts.select("ago").unique().with_columns(pl.lit(True).alias(c.IS_OBSERVED))
+    table = counts.cache()
+    seen = table.select("ago").unique().with_columns(pl.lit(True).alias(c.IS_OBSERVED))
     complete = _complete(table).join(seen, on="ago", how="left")
     if out_of_stock is not None:
         complete = complete.join(

@@ -134,8 +134,8 @@ def habits(
     log_first_day
         First day of the whole log, for the same case.
     """
-    days = purchase_days(interactions, cutoff)
-    pairs = _pairs(days, cutoff, half_lives_days)
+    days = purchase_days(interactions, cutoff).cache()  # else every use of it counts anew
+    pairs = _pairs(days, cutoff, half_lives_days).cache()
     age = _day(cutoff) - 1 - pl.col("day")
     users = (
         days.group_by(c.USER_ID, "day")

@@ -44,12 +44,12 @@ def _count(rows: pl.LazyFrame, cutoff: date, region: list[str]) -> pl.LazyFrame:
     """Count what `item_weeks` says; without a region in the rows (one key less to group by) all of them are region `all`."""
     item = [c.ITEM_ID, *region]
     week = [*item, c.WEEKS_AGO]
-    visits = rows.group_by(*week, c.USER_ID).agg(pl.col(c.UNITS).sum())
+    visits = rows.group_by(*week, c.USER_ID).agg(pl.col(c.UNITS).sum()).cache()  # else every use of it counts anew
     pairs = visits.group_by(*item, c.USER_ID).agg(pl.col(c.WEEKS_AGO).max().alias("first_week"), pl.col(c.WEEKS_AGO).min().alias("last_week"))
     counts = visits.group_by(week).agg(pl.len().alias(c.BUYERS), pl.col(c.UNITS).sum())
     firsts = pairs.group_by(*item, pl.col("first_week").alias(c.WEEKS_AGO)).agg(pl.len().alias(c.FIRST_BUYERS))
     lasts = pairs.group_by(*item, pl.col("last_week").alias(c.WEEKS_AGO)).agg(pl.len().alias(c.LAST_BUYERS))
-    users = rows.group_by(*region, c.USER_ID).agg()
+    users = visits.group_by(*region, c.USER_ID).agg()
     users = users.group_by(region).agg(pl.len().alias(c.USERS)) if region else users.select(pl.len().alias(c.USERS))
     known = counts.join(firsts, on=week, how="left").join(lasts, on=week, how="left")
     known = known.join(users, on=region, how="left") if region else known.join(users, how="cross").with_columns(pl.lit(c.ALL_REGIONS).alias(c.REGION))
