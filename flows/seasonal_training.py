@@ -68,7 +68,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             name=config.name,
             seed=config.seed,
         )
-        champion = find_champion(config.registry, store)
+        champion = find_champion(bundles, config.registry, store)
         evaluation = evaluate(
             bundles,
             champion,

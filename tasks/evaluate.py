@@ -31,15 +31,15 @@ DEEPEST_RANK = 20
 
 
 @task(name="find_champion", **run_each_time(minutes=30))
-def find_champion(registry: RegistryConfig, store: Store) -> ChampionRef | None:
-    """The version that serves now, with its data; None where there is none yet."""
+def find_champion(bundles: Bundles, registry: RegistryConfig, store: Store) -> ChampionRef | None:
+    """The version that serves now, with its data; None where there is none yet, or where it is the very model this run made."""
     client = connect(registry, store.storage_root)
     serving = version_at(client, registry.model_name, CHAMPION)
-    if serving is None:
+    if serving is None or serving.tags.get("bundle_digest") == bundles.final.digest:
         return None
-    measured = serving.tags.get("evaluated_version", serving.version)
-    refs = {version: bundle_ref(read_bundle(bundle_of_version(registry, store.storage_root, version))) for version in {serving.version, measured}}
-    return ChampionRef(version=serving.version, bundle=refs[serving.version], measured=refs[measured])
+    numbers = (str(serving.version), serving.tags.get("evaluated_version", str(serving.version)))
+    bundle, measured = (bundle_ref(read_bundle(bundle_of_version(registry, store.storage_root, number))) for number in numbers)
+    return ChampionRef(version=numbers[0], bundle=bundle, measured=measured)
 
 
 @task(name="evaluate", **reusable(*CODE, minutes=240))

@@ -24,7 +24,7 @@ def promote(version: RegisteredVersion, challenger: PromotionOutcome, evaluation
     """Promote without a person where `registry.auto_promote` is set; else leave the challenger to its reviewer."""
     client = connect(registry, store.storage_root)
     champion = version_at(client, registry.model_name, CHAMPION)
-    current = champion.version if champion else None
+    current = str(champion.version) if champion else None
     if not challenger.challenger:
         outcome = challenger.model_copy(update={"champion_version": current})
     elif current == version.version:
@@ -75,12 +75,12 @@ def move_champion(
             f"{name} version {version}: expected evaluation {evaluation_digest}, its tag says {tags.get('evaluation_digest')}. "
             "Evaluate this version again before promoting it."
         )
-    if (champion.version if champion else None) != compared_with:
+    if (str(champion.version) if champion else None) != compared_with:
         raise ValueError(
-            f"{name} version {version} was compared with champion {compared_with}, the champion now is {champion.version if champion else None}. "
+            f"{name} version {version} was compared with champion {compared_with}, the champion now is {str(champion.version) if champion else None}. "
             "Evaluate it against that one."
         )
-    before = {CHAMPION: champion.version if champion else None, PREVIOUS_CHAMPION: previous.version if previous else None}
+    before = {CHAMPION: str(champion.version) if champion else None, PREVIOUS_CHAMPION: str(previous.version) if previous else None}
     with _both_or_none(client, name, before), registry_faults():
         if champion:
             client.set_registered_model_alias(name, PREVIOUS_CHAMPION, champion.version)

@@ -60,10 +60,10 @@ def register(
     parent = start_parent(
         client,
         registry.experiment,
-        name=flow_run.get_name() or config.name,
+        name=flow_run.name or config.name,
         tags={
-            "prefect.flow_run_id": flow_run.get_id() or "",
-            "prefect.flow_run_url": flow_run.get_flow_run_url() or flow_run.get_ui_url() or "",
+            "prefect.flow_run_id": flow_run.id or "",
+            "prefect.flow_run_url": flow_run.ui_url or "",
             "git_sha": commit,
         },
     )
@@ -88,7 +88,7 @@ def register(
         "evaluation_digest": evaluation.digest,
         "git_sha": commit,
         "run_id": parent,
-        "prefect_flow_run_id": flow_run.get_id() or "",
+        "prefect_flow_run_id": flow_run.id or "",
         "compared_with": evaluation.champion_version or "",
     }
     card = model_card(config, result, validated, features, bundles)
