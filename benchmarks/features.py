@@ -20,6 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "features.json"
@@ -63,51 +67,65 @@ def write_events(folder: Path, num_events: int) -> None:
 # ---- the tables in polars ------------------------------------------------------------------------------------------------
 
 
-def perennial(events: Path, out: Path) -> Iterator[tuple[str, Callable[[], int]]]:
-    """(table, function that writes it and returns its rows)."""
+def write(table: "pl.LazyFrame", file: Path) -> int:
+    """Write a table as Parquet, compressed as pandas does by default; returns its rows."""
     import polars as pl
 
-    from features.demand import complete_demand, demand_counts, demand_features
+    table.sink_parquet(file, compression="snappy", mkdir=True)
+    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+
+
+def written(parts: "list[pl.LazyFrame]", count: "Callable[[pl.LazyFrame], pl.LazyFrame]", folder: Path) -> "pl.LazyFrame":
+    """Counts of every part, written one after the other, as one table to add up."""
+    import polars as pl
+
+    for number, part in enumerate(parts):
+        write(count(part), folder / f"{number:04d}.parquet")
+    return pl.scan_parquet(folder / "*.parquet")
+
+
+def perennial(events: Path, out: Path) -> Iterator[tuple[str, Callable[[], int]]]:
+    """(table, function that writes it and returns its rows). A log of more than one part goes the way of `features.user_parts`."""
+    import polars as pl
+
+    from features.demand import complete_demand, demand, demand_counts, demand_features
     from features.habits import habit_inputs, habits, repeat_counts, repeats_of
     from features.item_weeks import item_weeks
     from features.season import season
     from features.user_parts import merge_item_weeks, num_parts_for, write_user_parts
 
     log = pl.scan_parquet(events / "*.parquet")
-    parts: list[pl.LazyFrame] = []
     num_events = log.select(pl.len()).collect().item()
+    num_parts = num_parts_for(num_events)
+    request = END + timedelta(days=28)
+    of_demand = {"frequency": "week", "levels": ("item", "total"), "end": END}
+    parts: list[pl.LazyFrame] = []
 
     def split() -> int:
-        num_parts = num_parts_for(num_events)
         parts.extend(write_user_parts(log, out / "parts", num_parts=num_parts) if num_parts > 1 else [log])
         return num_events
 
-    def write(table: pl.LazyFrame, name: str) -> int:
-        table.sink_parquet(out / f"{name}.parquet", mkdir=True)
-        return int(pl.scan_parquet(out / f"{name}.parquet").select(pl.len()).collect().item())
-
-    def counted(name: str, count: Callable[[pl.LazyFrame], pl.LazyFrame]) -> list[pl.LazyFrame]:
-        for number, part in enumerate(parts):
-            write(count(part), f"{name}/{number:04d}")
-        return [pl.scan_parquet(file) for file in sorted((out / name).glob("*.parquet"))]
-
     def weeks() -> int:
-        return write(merge_item_weeks(counted("weeks", lambda part: item_weeks(part, END))), "item_weeks")
+        table = item_weeks(log, END)
+        if num_parts > 1:
+            written(parts, lambda part: item_weeks(part, END), out / "weeks")
+            table = merge_item_weeks([pl.scan_parquet(file) for file in sorted((out / "weeks").glob("*.parquet"))])
+        return write(table, out / "item_weeks.parquet")
 
     def habit() -> int:
-        items = repeats_of(pl.concat(counted("repeats", lambda part: repeat_counts(part, END)))).collect().lazy()
-        rows = 0
-        for number, part in enumerate(parts):
-            table = habits(part, END, HALF_LIVES, items=items, log_first_day=FIRST)
-            rows += write(habit_inputs(table, END + timedelta(days=28), cutoff=END, half_lives_days=HALF_LIVES), f"habits/{number:04d}")
-        return rows
+        items = repeats_of(written(parts, lambda part: repeat_counts(part, END), out / "repeats")).collect().lazy() if num_parts > 1 else None
+        tables = (habits(part, END, HALF_LIVES, items=items, log_first_day=FIRST) for part in parts)
+        inputs = (habit_inputs(table, request, cutoff=END, half_lives_days=HALF_LIVES) for table in tables)
+        return sum(write(table, out / "habits" / f"{number:04d}.parquet") for number, table in enumerate(inputs))
 
     def seasons() -> int:
-        return write(season(pl.scan_parquet(out / "item_weeks.parquet"), cutoff=END, request_date=END + timedelta(days=28)), "season")
+        return write(season(pl.scan_parquet(out / "item_weeks.parquet"), cutoff=END, request_date=request), out / "season.parquet")
 
     def demands() -> int:
-        counts = counted("counts", lambda part: demand_counts(part, None, frequency="week", levels=("item", "total"), end=END))
-        return write(demand_features(complete_demand(pl.concat(counts), frequency="week", end=END)), "demand")
+        table = demand(log, None, **of_demand)
+        if num_parts > 1:
+            table = complete_demand(written(parts, lambda part: demand_counts(part, None, **of_demand), out / "counts"), frequency="week", end=END)
+        return write(demand_features(table), out / "demand.parquet")
 
     yield from {"parts": split, "item_weeks": weeks, "habits": habit, "season": seasons, "demand": demands}.items()
 
@@ -220,6 +238,16 @@ def in_pandas(events: Path, out: Path) -> Iterator[tuple[str, Callable[[], int]]
         moved = table.groupby("id", sort=False)["ma_28"]
         table["growth"] = np.log((table["ma_28"] + 0.1) / (moved.shift(4) + 0.1))
         table["last_year"], table["yoy"] = moved.shift(48), np.log((table["ma_28"] + 0.1) / (moved.shift(52) + 0.1))
+        time_ = table.groupby("id", sort=False).cumcount().astype("float64")
+        terms = pd.DataFrame({"n": 1.0, "t": time_, "y": table["units"], "ty": time_ * table["units"], "tt": time_**2})
+        moved_terms = terms.groupby(table["id"], sort=False).shift(1)
+        sums_ = moved_terms.groupby(table["id"], sort=False).rolling(13, min_periods=1).sum().reset_index(drop=True)
+        table["trend"] = (sums_["n"] * sums_["ty"] - sums_["t"] * sums_["y"]) / (sums_["n"] * sums_["tt"] - sums_["t"] ** 2)
+        year = shifted.groupby(table["id"], sort=False).rolling(52, min_periods=1).sum().reset_index(drop=True)
+        window = (table["ma_28"] * 4).groupby(table["id"], sort=False).shift(48)
+        total = pd.DataFrame({"weeks_ago": table["weeks_ago"], "rate": window / year})[table["id"] == "total"]
+        rate = table[["weeks_ago"]].merge(total, on="weeks_ago", how="left")["rate"]
+        table["season_index"] = ((window + 10) / (rate * year + 10) * rate * 13).fillna(1.0)
         table.to_parquet(out / "demand.parquet")
         return len(table)
 
