@@ -270,9 +270,10 @@ class Recommender:
         return below.join(inside, on=c.ITEM_ID, how="semi", maintain_order="left")[c.ITEM_ID]
 
     def past_weeks(self, item_id: str, region: str = c.ALL_REGIONS) -> list[tuple[date, float]]:
-        """First day and buyers of each past week with sales of an item, oldest first."""
-        rows = self._item_weeks.filter((pl.col(c.ITEM_ID) == item_id) & (pl.col(c.REGION) == region)).sort(c.WEEKS_AGO, descending=True)
-        return [(self.cutoff - timedelta(days=7 * (weeks_ago + 1)), float(buyers)) for weeks_ago, buyers in rows.select(c.WEEKS_AGO, c.BUYERS).iter_rows()]
+        """First day and buyers of each week from an item's first sale to the cut-off, oldest first."""
+        rows = dict(self._item_weeks.filter((pl.col(c.ITEM_ID) == item_id) & (pl.col(c.REGION) == region)).select(c.WEEKS_AGO, c.BUYERS).iter_rows())
+        weeks = range(max(rows, default=-1), -1, -1)
+        return [(self.cutoff - timedelta(days=7 * (weeks_ago + 1)), float(rows.get(weeks_ago, 0))) for weeks_ago in weeks]
 
     def forecast_of(self, item_id: str, region: str = c.ALL_REGIONS) -> tuple[str | None, pl.DataFrame]:
         """Whose forecast there is for an item, its own or that of the deepest category above it, and its rows by date."""

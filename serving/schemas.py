@@ -1,10 +1,10 @@
 """Bodies of the HTTP service; their descriptions and examples are its OpenAPI page."""
 
+from datetime import UTC, datetime
 from datetime import date as calendar_date
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_K = 100
 MAX_EVENTS = 200
@@ -12,6 +12,16 @@ MAX_EXCLUDED = 1_000
 MAX_BATCH = 5_000
 
 Text = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _plausible(time: datetime) -> datetime:
+    """Time as UTC, refused outside 1970 to 2100."""
+    if not 1970 < time.year < 2100:
+        raise ValueError(f"expected a time between 1971 and 2099, found {time.isoformat()}")
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_plausible)]
 ListName = Literal["again", "discover"]
 
 
@@ -25,7 +35,7 @@ class SessionEvent(Body):
     """Something the user did."""
 
     item_id: Annotated[Text, Field(description="Item as in the catalogue; unknown ones are ignored and counted.")]
-    event_time: Annotated[datetime | None, Field(description="When; now if left out. Without a zone it is UTC.")] = None
+    event_time: Annotated[Moment | None, Field(description="When; now if left out. Without a zone it is UTC.")] = None
     event_type: Annotated[Text | None, Field(description="view, click, cart, purchase ...")] = None
 
 

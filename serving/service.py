@@ -150,7 +150,7 @@ class Service:
     def events(self, given: Sequence[s.SessionEvent], model: Recommender) -> tuple[tuple[Event, ...], int]:
         """Events on known items, and how many were on others. Times are UTC, now where there is none."""
         now = self.now()
-        known = [Event(event.item_id, _utc(event.event_time, now), event.event_type) for event in given if model.knows(event.item_id)]
+        known = [Event(event.item_id, event.event_time or now, event.event_type) for event in given if model.knows(event.item_id)]
         self.measures.unknown_items.inc(len(given) - len(known))
         return tuple(known), len(given) - len(known)
 
@@ -444,12 +444,6 @@ def _browsable(service: Service) -> Recommender:
     if not service.settings.browse_users:
         raise HTTPException(404, "browsing users is switched off (PERENNIAL_BROWSE_USERS)")
     return service.model()
-
-
-def _utc(given: datetime | None, now: datetime) -> datetime:
-    if given is None:
-        return now
-    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 # ---- answers as JSON --------------------------------------------------------------------------------------------------------

@@ -140,7 +140,13 @@ def events(rows: Sequence[tuple[str, str, str]]) -> pl.DataFrame:
 
 
 def write_small_bundle(
-    folder: Path, networks: Path, interactions: pl.DataFrame, vocabulary: pl.DataFrame, *, cutoff: date = CUTOFF, catalogue: pl.DataFrame | None = None,
+    folder: Path,
+    networks: Path,
+    interactions: pl.DataFrame,
+    vocabulary: pl.DataFrame,
+    *,
+    cutoff: date = CUTOFF,
+    catalogue: pl.DataFrame | None = None,
     forecasts: pl.DataFrame | None = None,
 ) -> BundleRef:
     """Bundle of these events, its tables made by `features`."""

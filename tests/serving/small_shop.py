@@ -50,7 +50,9 @@ def write_shop(folder: Path, *, seed: int = 0, season_weight: float = 1.0, forec
         linear=linear,
         max_history=32,
     )
-    write_small_bundle(folder / "bundle", folder / "networks", seasonal_events(), vocabulary, catalogue=catalogue, forecasts=_forecasts() if forecasts else None)
+    write_small_bundle(
+        folder / "bundle", folder / "networks", seasonal_events(), vocabulary, catalogue=catalogue, forecasts=_forecasts() if forecasts else None
+    )
     return folder / "bundle"
 
 

@@ -1,0 +1,156 @@
+"""The champion changes while it answers; a version that fails is refused; the registry may be away."""
+
+import threading
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contracts.errors import BundleError, TransientError
+from serving.answers import Ask, answer_all
+from serving.recommender import Recommender
+from serving.served_models import ServedModels, check_golden_requests
+from tests.serving.small_shop import write_shop
+
+TODAY = date(2024, 7, 4)
+
+
+class ShelfRegistry:
+    """Versions in memory; `is_away` makes it fail as a registry without connection does."""
+
+    model_name = "shop"
+
+    def __init__(self, bundles: dict[str, Path]) -> None:
+        self.bundles, self.aliases, self.is_away, self.cached = bundles, {"champion": "1"}, False, []
+
+    def number_at(self, alias: str) -> str | None:
+        if self.is_away:
+            raise TransientError("MLflow does not answer")
+        return self.aliases.get(alias)
+
+    def load(self, number: str, *, threads: int) -> Recommender:
+        if self.is_away and number not in self.cached:
+            raise TransientError("MLflow does not answer")
+        found = Recommender.load(self.bundles[number], version=number, threads=threads)
+        self.cached = list(dict.fromkeys([number, *self.cached]))
+        return found
+
+    def cached_versions(self) -> list[str]:
+        return self.cached
+
+
+@pytest.fixture(scope="module")
+def bundles(shop_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    other = write_shop(tmp_path_factory.mktemp("other"), seed=1)
+    broken = tmp_path_factory.mktemp("broken")
+    return {"1": shop_bundle, "2": other, "3": broken}
+
+
+@pytest.fixture
+def registry(bundles: dict[str, Path]) -> ShelfRegistry:
+    return ShelfRegistry(bundles)
+
+
+def served(registry: ShelfRegistry, cache: Path) -> ServedModels:
+    return ServedModels(registry, alias="champion", challenger_alias="challenger", cache=cache, threads=1, today=lambda: TODAY)
+
+
+def version(models: ServedModels) -> str:
+    assert models.champion is not None
+    return models.champion.version
+
+
+def test_a_new_champion_is_taken_once(registry: ShelfRegistry, tmp_path: Path) -> None:
+    models = served(registry, tmp_path)
+    models.start()
+    assert version(models) == "1"
+    assert not models.refresh()
+    registry.aliases["champion"] = "2"
+    assert models.refresh()
+    assert (version(models), models.swaps) == ("2", 1)
+
+
+def test_a_version_that_cannot_be_served_is_refused_and_the_old_one_stays(registry: ShelfRegistry, tmp_path: Path) -> None:
+    models = served(registry, tmp_path)
+    models.start()
+    registry.aliases["champion"] = "3"
+    assert not models.refresh()
+    assert version(models) == "1"
+    assert "expected bundle.json" in models.refused["3"].reason
+    assert not models.refresh(), "it is not tried again"
+    registry.aliases["champion"] = "2"
+    assert models.refresh(), "a later version is"
+
+
+def test_without_the_registry_the_service_goes_on_and_starts_from_its_cache(registry: ShelfRegistry, tmp_path: Path) -> None:
+    models = served(registry, tmp_path)
+    models.start()
+    registry.aliases["champion"] = "2"
+    models.refresh()
+    registry.is_away = True
+    assert not models.refresh()
+    assert not models.registry_answers
+    assert version(models) == "2"
+    later = served(registry, tmp_path)
+    later.start()
+    assert version(later) == "2", "the one that served last, not the one that was fetched first"
+
+
+def test_with_neither_registry_nor_cache_the_error_says_what_to_do(registry: ShelfRegistry, tmp_path: Path) -> None:
+    registry.is_away = True
+    with pytest.raises(BundleError, match=r"no model to serve at models:/shop@champion: .* Register and promote a version, or start MLflow"):
+        served(registry, tmp_path).start()
+
+
+def test_a_challenger_is_loaded_when_asked_for(registry: ShelfRegistry, tmp_path: Path) -> None:
+    models = served(registry, tmp_path)
+    models.start()
+    assert models.challenger() is None
+    registry.aliases["challenger"] = "2"
+    challenger = models.challenger()
+    assert challenger is not None
+    assert (challenger.version, version(models)) == ("2", "1")
+    assert models.challenger() is challenger
+
+
+def test_golden_requests_find_scores_that_are_not_finite(shop: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_golden_requests(shop, TODAY)
+    original = Recommender._answer
+
+    def poisoned(self: Recommender, *arguments: object) -> object:
+        found = original(self, *arguments)  # type: ignore[arg-type]
+        return replace(found, score=np.full_like(found.score, np.nan))
+
+    monkeypatch.setattr(Recommender, "_answer", poisoned)
+    with pytest.raises(BundleError, match=r"golden request \(list again, 2024-07-04\): scores are not finite"):
+        check_golden_requests(shop, TODAY)
+
+
+def test_answers_never_mix_versions_while_models_change(registry: ShelfRegistry, tmp_path: Path) -> None:
+    """Readers ask without pause while the alias moves to and fro: every list is wholly one version's."""
+    models = served(registry, tmp_path)
+    models.start()
+    ask = Ask(TODAY, "u03")
+    expected = {number: answer_all(Recommender.load(registry.bundles[number]), [ask])[0].item_ids for number in ("1", "2")}
+    assert expected["1"] != expected["2"]
+    faults: list[object] = []
+    is_done = threading.Event()
+
+    def read() -> None:
+        while not is_done.is_set():
+            model = models.champion
+            assert model is not None
+            if answer_all(model, [ask])[0].item_ids != expected[model.version]:
+                faults.append(model.version)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in ("2", "1", "2"):
+        registry.aliases["champion"] = number
+        assert models.refresh()
+    is_done.set()
+    reader.join()
+    assert not faults
+    assert models.swaps == 3
