@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,10 @@ from contracts.sections.evaluation import EvaluationConfig, ListName
 from evaluation import ranking_metrics
 from evaluation.bootstrap import PairedDifference, interval, paired_difference, resampled_sums
 from evaluation.origins import is_tuning_window
-from evaluation.ranking_metrics import USER_METRICS, score_rankings
+from evaluation.ranking_metrics import USER_METRICS, hits, score_hits, score_rankings
 from evaluation.results import POOLED, BestBaseline, Comparison, EvaluationResult, MetricRow, SeasonLift, SliceRow, WindowTargets, evaluation_digest
 from evaluation.slices import SeasonNames, item_slices, user_slices
-from evaluation.targets import Interactions, Population, before, candidates, target_counts, targets
+from evaluation.targets import Interactions, Known, Population, before, known_before, target_counts, targets
 
 Rankings = Mapping[str, pl.DataFrame | Sequence[pl.DataFrame]]
 
@@ -44,6 +44,7 @@ class _Data:
     config: EvaluationConfig
     target_events: Sequence[str] | None
     available: pl.DataFrame | None
+    known_by_origin: dict[dt.date, Known] = field(default_factory=dict)
 
     def wanted(self, window: Window, population: Population = "warm") -> pl.DataFrame:
         return targets(
@@ -53,9 +54,14 @@ class _Data:
             self.config.horizon_days,
             window.list,
             target_events=self.target_events,
-            available=self.available,
             population=population,
+            known=self.known(window.origin),
         )
+
+    def known(self, origin: dt.date) -> Known:
+        if origin not in self.known_by_origin:
+            self.known_by_origin[origin] = known_before(self.interactions, origin, self.available)
+        return self.known_by_origin[origin]
 
 
 def evaluate(
@@ -164,15 +170,28 @@ def _check_complete(tables: Mapping[str, dict[Window, pl.DataFrame]], reported: 
             )
 
 
+def _together(tables: Mapping[str, dict[Window, pl.DataFrame]], window: Window) -> pl.DataFrame:
+    """Rankings of all models for one window, the model as a column."""
+    return pl.concat(parts[window].with_columns(pl.lit(name).alias(c.MODEL)) for name, parts in tables.items() if window in parts)
+
+
 def _scores(tables: Mapping[str, dict[Window, pl.DataFrame]], window: Window, wanted: pl.DataFrame) -> pl.DataFrame:
     """Score all models on one window, seeds averaged.
 
     Grain: one row per (model, user_id); columns of `score_rankings` beside origin, lead_days and list.
     """
-    together = pl.concat(parts[window].with_columns(pl.lit(name).alias(c.MODEL)) for name, parts in tables.items() if window in parts)
-    scored = score_rankings(together, wanted, by=[c.MODEL, SEED])
+    together = _together(tables, window)
+    return _seeds_averaged(score_rankings(together, wanted, by=[c.MODEL, SEED]), _offered(together), window)
+
+
+def _offered(together: pl.DataFrame) -> pl.DataFrame:
+    """Deepest rank of each model and seed."""
+    return together.group_by(c.MODEL, SEED).agg(pl.col(c.RANK).max())
+
+
+def _seeds_averaged(scored: pl.DataFrame, offered: pl.DataFrame, window: Window) -> pl.DataFrame:
     # a model whose lists end at rank 10 says nothing about rank 20
-    deepest = together.group_by(c.MODEL).agg(is_deep=pl.col(c.RANK).max() >= 20)
+    deepest = offered.group_by(c.MODEL).agg(is_deep=pl.col(c.RANK).max() >= 20)
     deep = scored.join(deepest, on=c.MODEL, how="left").with_columns(pl.when("is_deep").then("recall_20").alias("recall_20"))
     averaged = deep.group_by(c.MODEL, c.USER_ID).agg(pl.col(*USER_METRICS.values()).mean()).sort(c.MODEL, c.USER_ID)
     return averaged.with_columns(
@@ -308,7 +327,7 @@ def _list_figures(
     for origin in sorted({window.origin for window in reported}):
         past = before(data.interactions, origin).select(c.USER_ID, c.ITEM_ID).collect()
         popularity = ranking_metrics.item_popularity(past)
-        num_candidates = candidates(data.interactions, origin, data.available).height
+        num_candidates = data.known(origin).items.height
         categories = None if item_catalogue is None else item_catalogue.select(c.ITEM_ID, _coarsest(item_catalogue))
         shares = None if categories is None else ranking_metrics.category_shares(past, categories)
         for window in reported:
@@ -413,9 +432,13 @@ def _item_slice_scores(tables: Mapping[str, dict[Window, pl.DataFrame]], wanted:
         of_window = {key: pairs.join(items, on=c.ITEM_ID, how="semi") for key, items in groups[window.origin].items()}
         of_window["cold", "users without history"] = data.wanted(window, "cold_users")
         of_window["cold", "items without history"] = data.wanted(window, "cold_items")
+        together = _together(tables, window)
+        offered = _offered(together)
+        found = hits(together, pl.concat([pairs, of_window["cold", "users without history"], of_window["cold", "items without history"]]))
         for (kind, name), part in of_window.items():
             if part.height:
-                yield _scores(tables, window, part).with_columns(pl.lit(kind).alias("kind"), pl.lit(name).alias("slice"))
+                scored = score_hits(hits(found, part), part, offered, by=[c.MODEL, SEED])
+                yield _seeds_averaged(scored, offered, window).with_columns(pl.lit(kind).alias("kind"), pl.lit(name).alias("slice"))
 
 
 # the rest
@@ -456,7 +479,7 @@ def _window_targets(data: _Data, reported: Sequence[Window]) -> Iterator[WindowT
             data.config.horizon_days,
             window.list,
             target_events=data.target_events,
-            available=data.available,
+            known=data.known(window.origin),
         )
         yield WindowTargets(
             origin=window.origin,
@@ -464,7 +487,7 @@ def _window_targets(data: _Data, reported: Sequence[Window]) -> Iterator[WindowT
             list=window.list,
             num_users=counts.num_users,
             num_targets=counts.num_targets,
-            num_candidates=candidates(data.interactions, window.origin, data.available).height,
+            num_candidates=data.known(window.origin).items.height,
             share_dropped=counts.share_dropped,
             num_cold_users=counts.num_cold_users,
             num_cold_items=counts.num_cold_items,

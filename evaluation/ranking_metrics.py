@@ -45,32 +45,38 @@ def score_rankings(rankings: pl.DataFrame, wanted: pl.DataFrame, k: int = 10, *,
     """
     ranked = rankings.select(*by, c.USER_ID, c.ITEM_ID, c.RANK)
     _check_one_ranking_per_user(ranked, by)
-    deepest = int(ranked.select(pl.col(c.RANK).max().fill_null(0)).item())
+    return score_hits(hits(ranked, wanted), wanted, ranked.select(*by, c.RANK), k, by=by)
+
+
+def hits(ranked: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
+    """Ranked items that are targets: the rows of `ranked` whose (user_id, item_id) is wanted."""
+    return ranked.join(wanted, on=[c.USER_ID, c.ITEM_ID], how="semi")
+
+
+def score_hits(found: pl.DataFrame, wanted: pl.DataFrame, offered: pl.DataFrame, k: int = 10, *, by: Sequence[str] = ()) -> pl.DataFrame:
+    """Score as `score_rankings` does, from `hits`; `offered` has the columns of `by` and rank, one row or more per ranking."""
     at_k = pl.col(c.RANK) <= k
-    got = (
-        ranked.join(wanted, on=[c.USER_ID, c.ITEM_ID], how="semi")
-        .group_by(*by, c.USER_ID)
-        .agg(
-            gain=(1 / (pl.col(c.RANK) + 1).log(2)).filter(at_k).sum(),
-            hits=at_k.sum(),
-            hits_20=(pl.col(c.RANK) <= 20).sum(),
-            first=pl.col(c.RANK).filter(at_k).min(),
-        )
+    got = found.group_by(*by, c.USER_ID).agg(
+        gain=(1 / (pl.col(c.RANK) + 1).log(2)).filter(at_k).sum(),
+        hits=at_k.sum(),
+        hits_20=(pl.col(c.RANK) <= 20).sum(),
+        first=pl.col(c.RANK).filter(at_k).min(),
     )
     asked = wanted.group_by(c.USER_ID).agg(num_targets=pl.len())
     if by:
-        asked = ranked.select(by).unique().join(asked, how="cross")
+        asked = offered.select(by).unique().join(asked, how="cross")
     table = asked.join(got, on=[*by, c.USER_ID], how="left").sort(*by, c.USER_ID)
     ideal = np.concatenate([[1.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])[np.minimum(table["num_targets"].to_numpy(), k)]
-    hits, count = pl.col("hits").fill_null(0), pl.col("num_targets")
+    num_hits, count = pl.col("hits").fill_null(0), pl.col("num_targets")
+    deepest = int(offered.select(pl.col(c.RANK).max().fill_null(0)).item())
     is_deep = deepest > k or k >= 20
     return table.select(
         *by,
         c.USER_ID,
         "num_targets",
         ndcg=pl.col("gain").fill_null(0.0) / pl.Series(ideal, dtype=pl.Float64),
-        recall=hits / count,
-        hit=(hits > 0).cast(pl.Float64),
+        recall=num_hits / count,
+        hit=(num_hits > 0).cast(pl.Float64),
         mrr=(1 / pl.col("first")).fill_null(0.0),
         recall_20=(pl.col("hits_20").fill_null(0) / count) if is_deep else pl.lit(None, pl.Float64),
     )

@@ -62,9 +62,25 @@ def within(interactions: Interactions, cutoff: Cutoff, lead_days: int, horizon_d
 
 def candidates(interactions: Interactions, cutoff: Cutoff, available: pl.DataFrame | None = None) -> pl.DataFrame:
     """Items that may be ranked: one row per item_id with an event before the cut-off, or declared `available` by the catalogue."""
-    known = before(interactions, cutoff).select(c.ITEM_ID)
-    declared = [] if available is None else [available.lazy().select(c.ITEM_ID)]
-    return pl.concat([known, *declared]).unique().sort(c.ITEM_ID).collect()
+    return known_before(interactions, cutoff, available).items
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the protocol asks of the time before a cut-off: who has history, what may be ranked, and who had what (sorted, one row each)."""
+
+    users: pl.DataFrame
+    items: pl.DataFrame
+    pairs: pl.DataFrame
+
+
+def known_before(interactions: Interactions, cutoff: Cutoff, available: pl.DataFrame | None = None) -> Known:
+    """Collect once what several windows after the same cut-off share."""
+    pairs = before(interactions, cutoff).select(c.USER_ID, c.ITEM_ID).unique().sort(c.USER_ID, c.ITEM_ID).collect()
+    items = pairs.select(c.ITEM_ID)
+    if available is not None:
+        items = pl.concat([items, available.select(c.ITEM_ID)])
+    return Known(pairs.select(c.USER_ID).unique().sort(c.USER_ID), items.unique().sort(c.ITEM_ID), pairs)
 
 
 def targets(
@@ -77,6 +93,7 @@ def targets(
     target_events: Sequence[str] | None = None,
     available: pl.DataFrame | None = None,
     population: Population = "warm",
+    known: Known | None = None,
 ) -> pl.DataFrame:
     """Distinct items a user chose in the window.
 
@@ -97,15 +114,14 @@ def targets(
     population
         `warm`: users with history and candidates, the protocol's main figure. `cold_users`: users without history.
         `cold_items`: users with history, items outside the candidates.
+    known
+        `known_before` with the same interactions, cut-off and `available`, where the caller has it already.
     """
-    past = before(interactions, cutoff)
-    wanted = within(interactions, cutoff, lead_days, horizon_days, target_events).select(c.USER_ID, c.ITEM_ID).unique()
-    wanted = wanted.join(past.select(c.USER_ID).unique(), on=c.USER_ID, how="anti" if population == "cold_users" else "semi")
-    items = candidates(interactions, cutoff, available).lazy()
-    wanted = wanted.join(items, on=c.ITEM_ID, how="anti" if population == "cold_items" else "semi")
-    if list_name == "discover":
-        wanted = wanted.join(past.select(c.USER_ID, c.ITEM_ID).unique(), on=[c.USER_ID, c.ITEM_ID], how="anti")
-    return wanted.sort(c.USER_ID, c.ITEM_ID).collect()
+    known = known or known_before(interactions, cutoff, available)
+    wanted = _chosen(interactions, cutoff, lead_days, horizon_days, list_name, target_events, known)
+    wanted = wanted.join(known.users, on=c.USER_ID, how="anti" if population == "cold_users" else "semi")
+    wanted = wanted.join(known.items, on=c.ITEM_ID, how="anti" if population == "cold_items" else "semi")
+    return wanted.sort(c.USER_ID, c.ITEM_ID)
 
 
 def target_counts(
@@ -117,27 +133,36 @@ def target_counts(
     *,
     target_events: Sequence[str] | None = None,
     available: pl.DataFrame | None = None,
+    known: Known | None = None,
 ) -> TargetCounts:
     """Count what `targets` keeps and drops, with the same arguments."""
-    past = before(interactions, cutoff)
-    known_users = past.select(c.USER_ID).unique().with_columns(has_history=True)
-    known_items = candidates(interactions, cutoff, available).lazy().with_columns(is_candidate=True)
-    pairs = within(interactions, cutoff, lead_days, horizon_days, target_events).select(c.USER_ID, c.ITEM_ID).unique()
-    if list_name == "discover":
-        pairs = pairs.join(past.select(c.USER_ID, c.ITEM_ID).unique(), on=[c.USER_ID, c.ITEM_ID], how="anti")
-    flagged = pairs.join(known_users, on=c.USER_ID, how="left").join(known_items, on=c.ITEM_ID, how="left")
-    warm, offered = pl.col("has_history").fill_null(value=False), pl.col("is_candidate").fill_null(value=False)
-    row = (
-        flagged.select(
-            num_window_targets=pl.len(),
-            num_targets=(warm & offered).sum(),
-            num_users=pl.col(c.USER_ID).filter(warm & offered).n_unique(),
-            num_dropped=(warm & ~offered).sum(),
-            num_cold_items=pl.col(c.ITEM_ID).filter(~offered).n_unique(),
-            num_cold_users=pl.col(c.USER_ID).filter(~warm).n_unique(),
-            num_cold_user_targets=(~warm).sum(),
-        )
-        .collect()
-        .row(0, named=True)
+    known = known or known_before(interactions, cutoff, available)
+    pairs = _chosen(interactions, cutoff, lead_days, horizon_days, list_name, target_events, known)
+    flagged = pairs.join(known.users.with_columns(has_history=True), on=c.USER_ID, how="left").join(
+        known.items.with_columns(is_candidate=True), on=c.ITEM_ID, how="left"
     )
+    warm, offered = pl.col("has_history").fill_null(value=False), pl.col("is_candidate").fill_null(value=False)
+    row = flagged.select(
+        num_window_targets=pl.len(),
+        num_targets=(warm & offered).sum(),
+        num_users=pl.col(c.USER_ID).filter(warm & offered).n_unique(),
+        num_dropped=(warm & ~offered).sum(),
+        num_cold_items=pl.col(c.ITEM_ID).filter(~offered).n_unique(),
+        num_cold_users=pl.col(c.USER_ID).filter(~warm).n_unique(),
+        num_cold_user_targets=(~warm).sum(),
+    ).row(0, named=True)
     return TargetCounts(**{name: int(value) for name, value in row.items()})
+
+
+def _chosen(
+    interactions: Interactions,
+    cutoff: Cutoff,
+    lead_days: int,
+    horizon_days: int,
+    list_name: ListName,
+    target_events: Sequence[str] | None,
+    known: Known,
+) -> pl.DataFrame:
+    """Distinct pairs of the window, without what the user had where the list is `discover`."""
+    pairs = within(interactions, cutoff, lead_days, horizon_days, target_events).select(c.USER_ID, c.ITEM_ID).unique().collect()
+    return pairs if list_name == "again" else pairs.join(known.pairs, on=[c.USER_ID, c.ITEM_ID], how="anti")

@@ -93,7 +93,7 @@ def report_data(shop: pl.DataFrame) -> ReportData:
     tables = {name: table for (name,), table in rank(names).partition_by("model_version", as_dict=True, maintain_order=True).items()}
     result = evaluate(tables, shop, config, model="ease*season", dataset="shop", shifted={"ease*season": rank(["ease*season"], 182)}, southern_regions=["AU"])
     gates = [
-        quality_gate(result, GateConfig(min_slice_gain=0.9), forecast=ForecastFigures(challenger=0.9)),
+        quality_gate(result, GateConfig(), forecast=ForecastFigures(challenger=0.9)),
         servability_gate(ServabilityFigures(loads_without_pickle=True, num_golden_requests=5, num_golden_equal=5, latency_p95_ms=12, size_mb=3), GateConfig()),
     ]
     weeks = tuple(dt.date(2020, 6, 1) + dt.timedelta(days=7 * week) for week in range(52))

@@ -70,7 +70,7 @@ def test_the_decision_comes_first_with_its_reasons(page, report_data):
     assert page.headings[0] == "Not promoted"
     text = render_report(report_data)
     assert text.index("Not promoted") < text.index("How good it is")
-    assert len(report_data.decision.reasons) >= 2
+    assert report_data.decision.reasons
     assert all(escape(reason) in text.split("<nav")[0] for reason in report_data.decision.reasons)
 
 

@@ -18,18 +18,19 @@ DRAWN = """
 return [...document.querySelectorAll('[data-key]:not(td):not(p)')].map(mark => {
   const frame = mark.closest('.track, .canvas, .stack, .cells, .shares');
   const own = mark.getBoundingClientRect(), outer = frame.getBoundingClientRect();
-  const chart = mark.closest('.rows, .plot, .items, .heat-map, .shares');
-  return {key: mark.dataset.key, value: Number(mark.dataset.value), css: mark.className, width: own.width, frame: outer.width,
-          x: own.left + own.width / 2 - outer.left, y: own.top + own.height / 2 - outer.top, chart: chart.getAttribute('aria-label') || mark.closest('figure').innerText};
+  const chart = mark.closest('.rows, .plot, .items, .heat-map, .shares').getAttribute('aria-label') || mark.closest('figure').innerText;
+  return {key: mark.dataset.key, value: Number(mark.dataset.value), css: mark.className, width: own.width, frame: outer.width, chart,
+          x: own.left + own.width / 2 - outer.left, y: own.top + own.height / 2 - outer.top};
 })"""
-TABLED = (
-    "return Object.fromEntries([...document.querySelectorAll('td[data-key]')].map(cell => [cell.dataset.key, [Number(cell.dataset.value), cell.textContent]]))"
-)
+TABLED = """
+const cells = [...document.querySelectorAll('td[data-key]')];
+return Object.fromEntries(cells.map(cell => [cell.dataset.key, [Number(cell.dataset.value), cell.textContent]]))"""
 TOO_WIDE = """
 const width = document.documentElement.clientWidth;
 return [...document.body.querySelectorAll('*')].filter(e => !e.closest('.scroll') && !e.closest('.skip') && !e.closest('caption'))
   .filter(e => e.getBoundingClientRect().width > 0)
-  .filter(e => (e.getBoundingClientRect().right > width + 0.5 || e.getBoundingClientRect().left < -0.5))
+  .filter(e =>
+    (e.getBoundingClientRect().right > width + 0.5 || e.getBoundingClientRect().left < -0.5))
   .map(e => e.tagName + '.' + e.className + ' ' + e.textContent.slice(0, 40))"""
 # text whose contrast with what lies behind it is below 4.5 (WCAG 2.2, AA)
 POOR_CONTRAST = """
