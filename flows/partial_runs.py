@@ -5,8 +5,12 @@ from prefect import flow
 from contracts.artifacts import EvaluationRef, FeatureTables, IngestReport, ValidationReport
 from contracts.config import PipelineConfig
 from tasks.build_features import build_features
-from tasks.evaluate import evaluate_registered
+from tasks.build_season import build_season
+from tasks.evaluate import evaluate, evaluate_registered
+from tasks.fine_tune import fine_tune
+from tasks.forecast_demand import forecast_demand
 from tasks.ingest import ingest
+from tasks.pretrain import pretrain
 from tasks.store import Store, store_of
 from tasks.validate import validate
 
@@ -28,7 +32,10 @@ def evaluate_version(config: PipelineConfig, version: str) -> EvaluationRef:
     """Evaluate a registered version (number or alias) on the newest windows later than its cut-off."""
     store = store_of(config)
     validated, features = _features(config, store)
-    return evaluate_registered(version, validated, features, config.evaluation, config.registry, store, seed=config.seed)
+    targets = config.fine_tuning.target_events
+    return evaluate_registered(
+        version, validated, features, config.evaluation, config.features, config.registry, targets, store, name=config.name, seed=config.seed
+    )
 
 
 def _validated(config: PipelineConfig, store: Store) -> tuple[IngestReport, ValidationReport]:
@@ -42,3 +49,28 @@ def _features(config: PipelineConfig, store: Store) -> tuple[ValidationReport, F
         validated, ingested.item_catalogue, config.features, config.forecast, config.fine_tuning, config.evaluation, store, has_users=config.source.has_users
     )
     return validated, tables
+
+
+@flow(name="train-and-measure")
+def train_and_measure(config: PipelineConfig) -> EvaluationRef:
+    """The path up to the evaluation, without registry: for benchmarks and experiments."""
+    store = store_of(config)
+    validated, features = _features(config, store)
+    forecasts = forecast_demand(features, config.forecast, store) if config.forecast.enabled else None
+    season = build_season(features, forecasts, config.features, config.evaluation, store)
+    snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
+    bundles = fine_tune(
+        features,
+        season,
+        snapshots,
+        forecasts,
+        config.fine_tuning,
+        config.features,
+        config.evaluation,
+        config.compute,
+        store,
+        name=config.name,
+        seed=config.seed,
+    )
+    targets = config.fine_tuning.target_events
+    return evaluate(bundles, None, validated, features, config.evaluation, config.features, targets, store, name=config.name, seed=config.seed)

@@ -11,11 +11,12 @@ from prefect.logging import get_run_logger
 
 from contracts import columns as c
 from contracts.artifacts import BundleRef, Bundles, ChampionRef, EvaluationRef, FeatureTables, ValidationReport
+from contracts.errors import BundleError, NotEnoughHistoryError
 from contracts.sections.evaluation import EvaluationConfig, RegistryConfig
 from contracts.sections.features import FeaturesConfig
 from evaluation.baselines import baseline_rankings
 from evaluation.evaluation import evaluate as evaluate_rankings
-from evaluation.origins import evaluation_origins, tuning_origins
+from evaluation.origins import evaluation_origins, leads_that_fit, tuning_origins
 from evaluation.results import EvaluationResult
 from evaluation.season_lift import SHIFT_DAYS
 from serving.bundle import bundle_ref, read_bundle
@@ -99,6 +100,45 @@ def evaluate(
     create_table_artifact(table_of(result), key="evaluation", description="NDCG@10, pooled over origins")
     get_run_logger().info("evaluated %s origins at leads %s: %s", len(windows), config.leads_days, reference.path)
     return reference
+
+
+@task(name="evaluate", **run_each_time(minutes=240))
+def evaluate_registered(
+    version: str,
+    validated: ValidationReport,
+    features: FeatureTables,
+    config: EvaluationConfig,
+    features_config: FeaturesConfig,
+    registry: RegistryConfig,
+    target_events: tuple[str, ...],
+    store: Store,
+    *,
+    name: str,
+    seed: int,
+) -> EvaluationRef:
+    """Measure a registered version (number or alias) at the newest origin at or after its cut-off; the version it was refitted from where there is none.
+
+    Raises NotEnoughHistoryError where the data hold no whole window after the version's cut-off.
+    """
+    client = connect(registry, store.storage_root)
+    found = version_at(client, registry.model_name, version) if not version.isdigit() else client.get_model_version(registry.model_name, version)
+    if found is None:
+        raise BundleError(f"{registry.model_name}: no version at {version!r}. Give a version number or one of the aliases champion, challenger.")
+    numbers = dict.fromkeys((str(found.version), found.tags.get("evaluated_version", str(found.version))))
+    last_day = date.fromisoformat(features.end) - timedelta(days=1)
+    for number in numbers:
+        bundle = bundle_ref(read_bundle(bundle_of_version(registry, store.storage_root, number)))
+        origin = date.fromisoformat(bundle.cutoff)
+        leads = leads_that_fit(origin, last_day, config)
+        if leads:
+            break
+    else:
+        raise NotEnoughHistoryError(
+            f"{registry.model_name} version {version}: its data end {origin}; no window of {config.horizon_days} days after it lies in the data."
+        )
+    settings = config.model_copy(update={"origins": (origin,), "leads_days": leads, "tune_until": None})
+    bundles = Bundles(evaluated={bundle.cutoff: bundle}, final=bundle)
+    return evaluate.fn(bundles, None, validated, features, settings, features_config, target_events, store, name=name, seed=seed)
 
 
 def _against_champion(

@@ -96,7 +96,16 @@ def training_command(job: Path, compute: ComputeConfig) -> list[str]:
     if compute.num_nodes == 1:
         return [*launcher, "--standalone", "-m", MODULE, str(job)]
     meeting = f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', '29500')}"
-    return [*launcher, f"--nnodes={compute.num_nodes}", f"--node-rank={os.environ.get('NODE_RANK', '0')}", "--rdzv-backend=c10d", f"--rdzv-endpoint={meeting}", "-m", MODULE, str(job)]
+    return [
+        *launcher,
+        f"--nnodes={compute.num_nodes}",
+        f"--node-rank={os.environ.get('NODE_RANK', '0')}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={meeting}",
+        "-m",
+        MODULE,
+        str(job),
+    ]
 
 
 def training_environment(environment: Mapping[str, str], compute: ComputeConfig) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""The recommender under the protocol, beside its baselines: `python -m benchmarks.recommender [--quick] [--data NAME ...]`.
+
+Writes benchmarks/results/recommender.json. A finished cell (data set, seed) is kept below benchmarks/results/cells/, named by the digest of its
+parameters and of the code that made it, so an interrupted run goes on and nothing is measured twice.
+Online Retail II is read from the folder in PERENNIAL_DATA (default ../shared/data); without it that data set is left out and said so.
+"""
+
+import argparse
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
+from contracts.config import PipelineConfig
+from flows.local_environment import use_local_stores
+from tasks.store import reuse_digest
+
+CELLS = RESULTS / "cells" / "recommender"
+PARAMETERS = ROOT / "deployments" / "parameters"
+CODE = ("sources", "expectations", "features", "forecasting", "lightning_modules", "serving", "evaluation")
+DATA_SETS = ("complete_journey", "online_retail_ii")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the last origin and one seed of each data set")
+    parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each data set")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    asked = parser.parse_args()
+    os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
+    rows = []
+    for name in asked.data:
+        if name == "online_retail_ii" and not Path(os.environ["PERENNIAL_DATA"]).is_dir():
+            print("online_retail_ii left out: no folder; set PERENNIAL_DATA", file=sys.stderr)
+            continue
+        config = parameters_of(name, asked.storage, quick=asked.quick)
+        for seed in range(1 if asked.quick else asked.seeds):
+            rows += measured_cell(config.model_copy(update={"seed": seed}))
+    command = "python -m benchmarks.recommender" + (" --quick" if asked.quick else "")
+    write_results("recommender_quick" if asked.quick else "recommender", command=command, rows=rows)
+
+
+def parameters_of(name: str, storage: str, *, quick: bool) -> PipelineConfig:
+    """Parameters of a data set, with its own storage; `quick` keeps the newest origin that holds every lead."""
+    config = PipelineConfig.from_yaml(PARAMETERS / f"{name}.yaml").model_copy(update={"storage_root": storage})
+    if not quick:
+        return config
+    return config.model_copy(
+        update={
+            "evaluation": config.evaluation.model_copy(update={"origins": (config.evaluation.origins[-1 if len(config.evaluation.leads_days) < 3 else 3],)})
+        }
+    )
+
+
+def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
+    """Rows of one data set and seed; read from its cell where it was measured before."""
+    cell = CELLS / f"{config.name}-seed{config.seed}-{reuse_digest(config.model_copy(update={'storage_root': ''}), code=CODE)}.json"
+    if cell.exists():
+        return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import train_and_measure
+    from tasks.evaluate import read_evaluation
+
+    result = read_evaluation(train_and_measure(config).path)
+    rows = [{**row.model_dump(), "seed": config.seed} for row in result.rows]
+    rows += [
+        {**comparison.model_dump(), "dataset": config.name, "metric": f"gain of {comparison.metric}", "seed": config.seed, "origin": "all"}
+        for comparison in result.comparisons
+    ]
+    rows += [
+        {
+            **lift.model_dump(),
+            "dataset": config.name,
+            "metric": f"season lift of {lift.metric}",
+            "value": lift.relative,
+            "ci_low": lift.relative_low,
+            "ci_high": lift.relative_high,
+            "n": lift.num_users,
+            "seed": config.seed,
+            "origin": "all",
+        }
+        for lift in result.season_lifts
+    ]
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    cell.write_text(
+        json.dumps({"date": datetime.now(UTC).isoformat(timespec="seconds"), "git_sha": git_sha(), "machine": describe_machine(), "rows": rows}, indent=0),
+        encoding="utf-8",
+    )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
