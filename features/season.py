@@ -24,6 +24,7 @@ MAX_HOLIDAY_DISTANCE_DAYS = 60
 CALENDAR_WEEKS_NEEDED = 2 * 52
 _ITEM = [c.ITEM_ID, c.REGION]
 _LEAF, _PARENT = "category_leaf", "category_parent"
+_FORECAST_COLUMNS = ("forecast_lift", "forecast_known", "category_forecast_lift")
 _OF_ITEM, _OF_CATEGORY = "item_weeks of the item", "item_weeks of the category"
 
 
@@ -58,11 +59,9 @@ def _counts(item_weeks: pl.LazyFrame, last_year: tuple[int, int]) -> pl.LazyFram
     )
 
 
-def _grid(item_weeks: pl.LazyFrame, vocabulary: pl.DataFrame | None, regions: Sequence[str] | None) -> pl.LazyFrame:
+def _grid(item_weeks: pl.LazyFrame, vocabulary: pl.DataFrame | None) -> pl.LazyFrame:
     """Rows to fill: every item of the vocabulary (or with a sale) in every region, with what is constant in a region."""
     of_region = item_weeks.group_by(c.REGION).agg(pl.col(c.USERS).max().cast(pl.Float64), pl.col(c.WEEKS_AGO).max().alias("log_weeks"))
-    if regions is not None:
-        of_region = of_region.filter(pl.col(c.REGION).is_in(list(regions)))
     if vocabulary is None:
         items = item_weeks.select(c.ITEM_ID).unique().sort(c.ITEM_ID).with_columns(pl.lit(None, dtype=pl.Int32).alias(c.ITEM_INDEX))
     else:
@@ -70,13 +69,14 @@ def _grid(item_weeks: pl.LazyFrame, vocabulary: pl.DataFrame | None, regions: Se
     return of_region.sort(c.REGION).join(items, how="cross", maintain_order="left_right")
 
 
-def _categories(item_catalogue: pl.LazyFrame | None) -> pl.LazyFrame | None:
+def _with_categories(grid: pl.LazyFrame, item_catalogue: pl.LazyFrame | None) -> pl.LazyFrame:
     """Leaf and parent of each item's category path; a path of one step is its own parent, items without one share the empty path."""
     if item_catalogue is None:
-        return None
+        return grid.with_columns(pl.lit("").alias(_LEAF), pl.lit("").alias(_PARENT))
     steps = pl.col(c.CATEGORY).str.split(c.CATEGORY_SEPARATOR)
     parent = pl.when(steps.list.len() > 1).then(steps.list.head(steps.list.len() - 1).list.join(c.CATEGORY_SEPARATOR)).otherwise(pl.col(c.CATEGORY))
-    return item_catalogue.select(c.ITEM_ID, pl.col(c.CATEGORY).alias(_LEAF), parent.alias(_PARENT))
+    categories = item_catalogue.select(c.ITEM_ID, pl.col(c.CATEGORY).alias(_LEAF), parent.alias(_PARENT))
+    return grid.join(categories, on=c.ITEM_ID, how="left", maintain_order="left").with_columns(pl.col(_LEAF, _PARENT).fill_null(""))
 
 
 # ---- forms -----------------------------------------------------------------------------------------------------------
@@ -307,8 +307,12 @@ def _forecast_units(forecasts: pl.LazyFrame, *, cutoff: date, request_date: date
     )
 
 
-def _forecast_lifts(grid: pl.LazyFrame, forecasts: pl.LazyFrame, *, cutoff: date, request_date: date, horizon_days: int, shrinkage: float) -> pl.LazyFrame:
-    """Forecast columns beside the grid: of the item, and of the deepest category on its path that has a forecast."""
+def _with_forecasts(
+    grid: pl.LazyFrame, forecasts: pl.LazyFrame | None, *, cutoff: date, request_date: date, horizon_days: int, shrinkage: float
+) -> pl.LazyFrame:
+    """Forecast columns beside the grid: of the item, and of the deepest category on its path that has a forecast; 0 without one for the row's region."""
+    if forecasts is None:
+        return grid.with_columns(pl.lit(0.0).alias(name) for name in _FORECAST_COLUMNS)
     units = _forecast_units(forecasts, cutoff=cutoff, request_date=request_date, horizon_days=horizon_days)
     window_weeks = horizon_days / 7
 
@@ -339,16 +343,23 @@ def _forecast_lifts(grid: pl.LazyFrame, forecasts: pl.LazyFrame, *, cutoff: date
         .select(c.ID, c.REGION, lift(pl.col("units_52w") / pl.col("weeks")).alias("category_forecast_lift"))
     )
     category_lifts = path.join(of_categories, on=c.ID).sort("depth").group_by(_LEAF, c.REGION).agg(pl.col("category_forecast_lift").last())
-    return grid.join(item_lifts, on=_ITEM, how="left", maintain_order="left").join(category_lifts, on=[_LEAF, c.REGION], how="left", maintain_order="left")
+    joined = grid.join(item_lifts, on=_ITEM, how="left", maintain_order="left").join(category_lifts, on=[_LEAF, c.REGION], how="left", maintain_order="left")
+    return joined.with_columns(pl.col(_FORECAST_COLUMNS).fill_null(0.0))
 
 
-def _holiday_distance(calendar: pl.LazyFrame, *, request_date: date, horizon_days: int) -> pl.LazyFrame:
-    """Days from the request to the next holiday and holidays in the window. Grain: one row per region of the calendar."""
+def _with_holidays(grid: pl.LazyFrame, calendar: pl.LazyFrame | None, *, request_date: date, horizon_days: int) -> pl.LazyFrame:
+    """Days from the request to the next holiday of the row's region, and holidays in the window; far and none without a calendar."""
+    far = float(MAX_HOLIDAY_DISTANCE_DAYS)
+    if calendar is None:
+        return grid.with_columns(pl.lit(far).alias("days_to_holiday"), pl.lit(0.0).alias("holidays_in_window"))
     days = (pl.col(c.DATE) - pl.lit(request_date)).dt.total_days()
     coming = calendar.filter(pl.col(c.IS_HOLIDAY) & days.is_between(0, max(MAX_HOLIDAY_DISTANCE_DAYS, horizon_days)))
-    return coming.group_by(c.REGION).agg(
-        days.min().cast(pl.Float64).alias("days_to_holiday"), (days < horizon_days).sum().cast(pl.Float64).alias("holidays_in_window")
+    of_region = coming.group_by(c.REGION).agg(
+        days.min().clip(upper_bound=MAX_HOLIDAY_DISTANCE_DAYS).cast(pl.Float64).alias("days_to_holiday"),
+        (days < horizon_days).sum().cast(pl.Float64).alias("holidays_in_window"),
     )
+    joined = grid.join(of_region, on=c.REGION, how="left", maintain_order="left")
+    return joined.with_columns(pl.col("days_to_holiday").fill_null(far), pl.col("holidays_in_window").fill_null(0.0))
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------------
@@ -391,31 +402,14 @@ def season(
     """
     lead = lead_days(cutoff, request_date)
     item_weeks = made_by(item_weeks, cutoff, name="item_weeks")
+    if regions is not None:
+        item_weeks = item_weeks.filter(pl.col(c.REGION).is_in(list(regions)))
     counts = _counts(item_weeks, last_year_window(lead, horizon_days, LAST_YEAR_PAD_DAYS))
-    categories = _categories(item_catalogue)
-    grid = _grid(item_weeks, vocabulary, regions).join(counts, on=_ITEM, how="left", maintain_order="left")
-    grid = grid.with_columns(
-        pl.exclude(*_ITEM, c.ITEM_INDEX, "first_week", "last_week").fill_null(0),
-        pl.col("first_week").fill_null(0),
-        pl.col("last_week").fill_null(pl.col("log_weeks") + 1),
-    )
-    grid = (
-        grid.join(categories, on=c.ITEM_ID, how="left", maintain_order="left")
-        if categories is not None
-        else grid.with_columns(pl.lit("").alias(_LEAF), pl.lit("").alias(_PARENT))
-    )
-    grid = grid.with_columns(pl.col(_LEAF, _PARENT).fill_null(""))
-    if forecasts is not None:
-        grid = _forecast_lifts(grid, forecasts, cutoff=cutoff, request_date=request_date, horizon_days=horizon_days, shrinkage=shrinkage)
-    else:
-        grid = grid.with_columns(pl.lit(0.0).alias("forecast_lift"), pl.lit(0.0).alias("forecast_known"), pl.lit(0.0).alias("category_forecast_lift"))
-    if calendar is not None:
-        grid = grid.join(_holiday_distance(calendar, request_date=request_date, horizon_days=horizon_days), on=c.REGION, how="left", maintain_order="left")
-    else:
-        grid = grid.with_columns(pl.lit(None, dtype=pl.Float64).alias("days_to_holiday"), pl.lit(None, dtype=pl.Float64).alias("holidays_in_window"))
-    grid = grid.with_columns(
-        pl.col("forecast_lift", "forecast_known", "category_forecast_lift", "holidays_in_window").fill_null(0.0),
-        pl.col("days_to_holiday").fill_null(MAX_HOLIDAY_DISTANCE_DAYS).clip(upper_bound=MAX_HOLIDAY_DISTANCE_DAYS),
-    )
+    grid = _grid(item_weeks, vocabulary).join(counts, on=_ITEM, how="left", maintain_order="left")
+    never_sold = {"first_week": pl.lit(0), "last_week": pl.col("log_weeks") + 1}
+    grid = grid.with_columns(pl.exclude(*_ITEM, c.ITEM_INDEX, *never_sold).fill_null(0), *(pl.col(name).fill_null(value) for name, value in never_sold.items()))
+    grid = _with_categories(grid, item_catalogue)
+    grid = _with_forecasts(grid, forecasts, cutoff=cutoff, request_date=request_date, horizon_days=horizon_days, shrinkage=shrinkage)
+    grid = _with_holidays(grid, calendar, request_date=request_date, horizon_days=horizon_days)
     features = trend_features(shrinkage) + season_proper_features(cutoff, request_date, horizon_days=horizon_days, shrinkage=shrinkage)
     return grid.select(c.ITEM_ID, c.REGION, c.ITEM_INDEX, *float32(features))
