@@ -12,6 +12,7 @@ from forecasting.back_test import BackTest
 COMBINATION = "combination"
 WEIGHT_POWER = 6.0
 ORIGINS_TRUSTED_AT = 10
+SMALLEST_WEIGHT = 0.03  # mean over a level's series; a model below it costs time and changes nothing
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def combination_weights(test: BackTest, without: int | None = None) -> np.ndarra
     trusted = len(keep) / (len(keep) + ORIGINS_TRUSTED_AT)
     score = np.where(measured, trusted * relative + (1 - trusted) * pooled, pooled)
     weights = np.maximum(score, 1e-3) ** -WEIGHT_POWER
+    weights = weights / weights.sum(0)
+    weights[weights.mean(1) < SMALLEST_WEIGHT] = 0.0
     return weights / weights.sum(0)
 
 

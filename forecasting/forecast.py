@@ -176,8 +176,9 @@ class _Level:
             return self._means(known, [choice.model], sampled=False, feasts=feasts)[choice.model], [choice.model] * len(self.rows)
         weights = np.repeat(pooled_weights(choice.weights), len(self.rows), axis=1)
         weights[:, self.sample] = choice.weights
-        means = self._means(known, self.models, sampled=False, feasts=feasts)
-        mean = np.einsum("ms,msh->sh", weights, np.stack([means[model] for model in self.models]))
+        used = [place for place in range(len(self.models)) if weights[place].any()]
+        means = self._means(known, [self.models[place] for place in used], sampled=False, feasts=feasts)
+        mean = np.einsum("ms,msh->sh", weights[used], np.stack([means[self.models[place]] for place in used]))
         return mean, [self.models[place] for place in weights.argmax(0)]
 
     def _quantiles(self, mean: np.ndarray, known: int, test: BackTest, choice: Choice) -> np.ndarray:

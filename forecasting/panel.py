@@ -79,24 +79,20 @@ def build_panel(demand: pl.DataFrame | pl.LazyFrame, frequency: str, season_peri
 
     Raises ValueError for an empty table.
     """
-    rows = demand.lazy().collect()
-    if rows.is_empty():
+    keys = demand.lazy().select(KEY[0], KEY[1], pl.col(c.REGION).fill_null(c.ALL_REGIONS)).unique().sort(KEY).with_row_index("row").collect()
+    if keys.is_empty():
         raise ValueError(
             "demand: expected at least one row per (level, id, region, date), found none. Check the features step or the event types that count as demand."
         )
-    rows = rows.with_columns(pl.col(c.UNITS).cast(pl.Float64).fill_nan(None), pl.col(c.REGION).fill_null("all"))
-    rows = _on_grid(rows, frequency)
-    keys = rows.select(KEY).unique().sort(KEY).with_row_index("row")
+    rows = _on_grid(_numbered(demand.lazy(), keys), frequency)
     first, last = rows[c.DATE].min(), rows[c.DATE].max()
     num_periods = _period_number(last, frequency) - _period_number(first, frequency) + 1
     dates = np.array([shift_periods(first, step, frequency) for step in range(num_periods)], dtype="datetime64[D]")
 
-    rows = rows.join(keys, on=list(KEY), how="left")
     row, column = rows["row"].to_numpy(), np.searchsorted(dates, rows[c.DATE].to_numpy())
     values = np.full((keys.height, num_periods), np.nan)
     values[row, column] = rows[c.UNITS].to_numpy()
     notes = _input_notes(rows, keys.height)
-    values = np.where(values < 0, 0.0, values)
 
     has_value = ~np.isnan(values)
     born = np.where(has_value.any(1), has_value.argmax(1), num_periods)
@@ -111,31 +107,41 @@ def _period_number(day: date, frequency: str) -> int:
     return day.year * 12 + day.month if frequency == "month" else (day - EPOCH).days // FREQUENCY_DAYS[frequency]
 
 
-def _on_grid(rows: pl.DataFrame, frequency: str) -> pl.DataFrame:
-    """One row per period; marks of what had to be moved, added up or cut."""
-    observed = pl.col(c.IS_OBSERVED).fill_null(value=True) if c.IS_OBSERVED in rows.columns else pl.lit(value=True)
-    if frequency == "month":
-        start = pl.col(c.DATE).dt.truncate("1mo")
-    elif frequency == "week":
-        anchor = _most_common_weekday(rows)
-        start = pl.col(c.DATE) - pl.duration(days=(pl.col(c.DATE).dt.weekday() - anchor) % 7)
-    else:
-        start = pl.col(c.DATE)
-    marked = rows.with_columns(
-        start.alias("_start"),
-        (start != pl.col(c.DATE)).alias("_moved"),
-        (pl.col(c.UNITS) < 0).fill_null(value=False).alias("_negative"),
-        pl.when(observed | (pl.col(c.UNITS) != 0)).then(pl.col(c.UNITS).clip(lower_bound=0)).alias(c.UNITS),
-    )
+def _numbered(demand: pl.LazyFrame, keys: pl.DataFrame) -> pl.DataFrame:
+    """Rows by number of series instead of its three names: row, date, units (null where nothing could be sold or seen), is_negative."""
+    observed = pl.col(c.IS_OBSERVED).fill_null(value=True) if c.IS_OBSERVED in demand.collect_schema() else pl.lit(value=True)
+    units = pl.col(c.UNITS).cast(pl.Float64).fill_nan(None)
     return (
-        marked.group_by(*KEY, "_start")
+        demand.with_columns(pl.col(c.REGION).fill_null(c.ALL_REGIONS))
+        .join(keys.lazy(), on=list(KEY), how="inner")
+        .select(
+            "row",
+            c.DATE,
+            pl.when(observed | (units != 0)).then(units.clip(lower_bound=0)).alias(c.UNITS),
+            (units < 0).fill_null(value=False).alias("is_negative"),
+        )
+        .collect(engine="streaming")
+    )
+
+
+def _on_grid(rows: pl.DataFrame, frequency: str) -> pl.DataFrame:
+    """One row per series and period; marks of what had to be moved, added up or cut."""
+    start = pl.col(c.DATE)
+    if frequency == "month":
+        start = start.dt.truncate("1mo")
+    elif frequency == "week":
+        start = start - pl.duration(days=(start.dt.weekday() - _most_common_weekday(rows)) % 7)
+    marked = rows.with_columns(start.alias("start"), (start != pl.col(c.DATE)).alias("is_moved"))
+    return (
+        marked.lazy()
+        .group_by("row", "start")
         .agg(
             pl.when(pl.col(c.UNITS).is_not_null().any()).then(pl.col(c.UNITS).sum()).alias(c.UNITS),
-            pl.col("_moved").any(),
-            pl.col("_negative").any(),
-            (pl.len() > 1).alias("_duplicated"),
+            pl.col("is_moved", "is_negative").any(),
+            (pl.len() > 1).alias("is_duplicated"),
         )
-        .rename({"_start": c.DATE})
+        .rename({"start": c.DATE})
+        .collect()
     )
 
 
@@ -145,11 +151,11 @@ def _most_common_weekday(rows: pl.DataFrame) -> int:
 
 def _input_notes(rows: pl.DataFrame, num_series: int) -> np.ndarray:
     notes = np.full(num_series, "", dtype=object)
-    flags = rows.group_by("row").agg(pl.col("_moved", "_negative", "_duplicated").any())
+    flags = rows.group_by("row").agg(pl.col("is_moved", "is_negative", "is_duplicated").any())
     for column, text in (
-        ("_moved", "irregular dates moved to their period"),
-        ("_negative", "negative units set to 0"),
-        ("_duplicated", "duplicated periods added up"),
+        ("is_moved", "irregular dates moved to their period"),
+        ("is_negative", "negative units set to 0"),
+        ("is_duplicated", "duplicated periods added up"),
     ):
         hit = np.zeros(num_series, dtype=bool)
         hit[flags.filter(pl.col(column))["row"].to_numpy()] = True
