@@ -15,8 +15,8 @@ from serving.recommender import Recommender
 from tasks.audit import audit_trail
 from tasks.evaluate import read_evaluation
 from tasks.examples import example_dates, example_user, item_titles
-from tasks.registry import CHAMPION, bundle_of_version, connect, local_tracking_uri, version_at
-from tasks.store import Store, audit_address, store_of
+from tasks.registry import CHAMPION, bundle_of_version, connect, version_at
+from tasks.store import audit_address, store_of
 
 
 def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
@@ -27,7 +27,7 @@ def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console
     for occasion, day in example_dates(recommender.cutoff, config.features.country).items():
         console.print(f"\n[bold]Household {user}, {occasion} ({day}), asked at the end of the data ({recommender.cutoff})[/bold]")
         print_list(recommender, user, day, list_name="again", k=10, explain=True, console=console)
-    _where_next(config, outcome, console)
+    _where_next(config, outcome, recommender, user, console)
 
 
 def show_outcome(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
@@ -108,12 +108,17 @@ def print_audit(config: PipelineConfig, console: Console) -> None:
     console.print(table)
 
 
-def _where_next(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
-    store: Store = store_of(config)
+def _where_next(config: PipelineConfig, outcome: TrainingOutcome, recommender: Recommender, user: str, console: Console) -> None:
     console.print("\n[bold]Where to look next[/bold]")
-    console.print(f"  report      {Path(outcome.report or '').resolve().as_uri()}", soft_wrap=True)
+    console.print(f"  report      {_near(outcome.report or '')}", soft_wrap=True)
     console.print("  web pages   make ui    (Prefect: runs, steps, artifacts; MLflow: models, figures, Data Docs)")
-    console.print(f"  MLflow      {config.registry.tracking_uri or local_tracking_uri(store.storage_root)}", soft_wrap=True)
     if outcome.published:
-        console.print(f"  rankings    {outcome.published.path} ({outcome.published.rows:,} rows)", soft_wrap=True)
-    console.print("  ask         .venv/bin/perennial recommend complete_journey --user 1 --date 2018-07-02 --explain")
+        console.print(f"  rankings    {_near(outcome.published.path)} ({outcome.published.rows:,} rows)", soft_wrap=True)
+    day = next(iter(example_dates(recommender.cutoff, config.features.country).values()))
+    console.print(f"  ask         .venv/bin/perennial recommend {config.name} --user {user} --date {day} --explain", soft_wrap=True)
+
+
+def _near(path: str) -> str:
+    """A path as seen from here, absolute where it lies elsewhere."""
+    found = Path(path).resolve()
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else str(found)
