@@ -18,7 +18,7 @@ import polars as pl
 
 from contracts import columns as c
 
-EVENTS_PER_PART = 5_000_000
+EVENTS_PER_PART = 2_000_000
 
 
 def num_parts_for(num_events: int, events_per_part: int = EVENTS_PER_PART) -> int:
