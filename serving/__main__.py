@@ -5,22 +5,22 @@ import logging
 
 import uvicorn
 
-from serving.service import create_app
-from serving.settings import ServiceSettings
-
 
 def main() -> None:
     """Serve until told to stop; requests in flight are finished."""
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
     parser.add_argument("--port", type=int, default=8080, help="port to listen at")
+    parser.add_argument("--workers", type=int, default=1, help="processes; more than one share sessions through PERENNIAL_REDIS_URL")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     given = parser.parse_args()
     logging.basicConfig(level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     uvicorn.run(
-        create_app(ServiceSettings.from_environment()),
+        "serving.service:app_from_environment",
+        factory=True,
         host=given.host,
         port=given.port,
+        workers=given.workers,
         log_level=given.log_level,
         access_log=False,
         timeout_graceful_shutdown=30,

@@ -229,6 +229,11 @@ def create_app(settings: ServiceSettings, *, registry: Registry | None = None, n
     return app
 
 
+def app_from_environment() -> FastAPI:
+    """The application with settings from PERENNIAL_* variables; what each of several workers calls."""
+    return create_app(ServiceSettings.from_environment())
+
+
 def _service(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
