@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from contracts import columns as c
 from contracts.artifacts import TableRef, content_digest
+from expectations.row_views import STORED_PART, STORED_ROW
 
-BROKEN_SCHEMA: Final = {c.SOURCE_FILE: pl.String, c.SOURCE_ROW: pl.Int64, "rule_order": pl.Int64, c.RULE: pl.String}
+BROKEN_SCHEMA: Final = {STORED_PART: pl.String, STORED_ROW: pl.Int64, "rule_order": pl.Int64, c.RULE: pl.String}
 
 
 def broken_rows(failures: pl.DataFrame) -> pl.DataFrame:
@@ -37,8 +38,8 @@ def broken_rows(failures: pl.DataFrame) -> pl.DataFrame:
     [('a.parquet', 4, 'user_id_missing', 'user_id_missing, price_negative')]
     """
     return (
-        failures.sort(c.SOURCE_FILE, c.SOURCE_ROW, "rule_order")
-        .group_by(c.SOURCE_FILE, c.SOURCE_ROW, maintain_order=True)
+        failures.sort(STORED_PART, STORED_ROW, "rule_order")
+        .group_by(STORED_PART, STORED_ROW, maintain_order=True)
         .agg(pl.col(c.RULE).first(), pl.col(c.RULE).str.join(", ").alias(c.BROKEN_RULES))
     )
 
@@ -48,20 +49,21 @@ def split_table(table: TableRef, broken: pl.DataFrame, *, accepted: Path, quaran
 
     Accepted parts keep their names (one part a month stays one part a month) and their row order, a part without good rows is left out; a single
     file is cut by the month of the event.
-    Quarantined parts add `rule`, `broken_rules`, `source_file` (relative to the table) and `source_row` (from 0). `broken` is what `broken_rows`
-    returns, `source_file` the part's full path. Raises AssertionError if a row is lost.
+    Quarantined parts add `rule`, `broken_rules`, `source_file` and `source_row`; where the table does not say which file and row of the source it
+    was, they say which part of the table (relative to it) and which row (from 0). `broken` is what `broken_rows` returns, `stored_part` the part's
+    full path. Raises AssertionError if a row is lost.
     """
     root = Path(table.path)
     base = root.parent if root.is_file() else root
     by_month = root.is_file() and c.EVENT_TIME in table.columns
-    by_part = {key[0]: group for key, group in broken.group_by(c.SOURCE_FILE)}
+    by_part = {key[0]: group for key, group in broken.group_by(STORED_PART)}
     empty = broken.clear()
     with _whole_folder(accepted) as good_folder, _whole_folder(quarantined) as bad_folder:
         for part in table.parts():
-            bad = by_part.get(str(part), empty).drop(c.SOURCE_FILE).sort(c.SOURCE_ROW)
-            _write_accepted(part, bad[c.SOURCE_ROW], good_folder, part.relative_to(base), by_month=by_month)
+            bad = by_part.get(str(part), empty).drop(STORED_PART).sort(STORED_ROW)
+            _write_accepted(part, bad[STORED_ROW], good_folder, part.relative_to(base), by_month=by_month)
             if bad.height:
-                _bad_rows(part, bad, source_file=part.relative_to(base).as_posix()).sink_parquet(
+                _bad_rows(part, bad, place=part.relative_to(base).as_posix()).sink_parquet(
                     bad_folder / f"{'-'.join(part.relative_to(base).with_suffix('').parts)}.parquet"
                 )
     good_ref, bad_ref = table_ref(table.name, accepted, columns=table.columns), table_ref(table.name, quarantined)
@@ -79,7 +81,7 @@ def table_ref(name: str, folder: Path, *, columns: Sequence[str] | None = None) 
 
 
 def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *, by_month: bool) -> None:
-    rows = pl.scan_parquet(part, row_index_name=c.SOURCE_ROW).filter(~pl.col(c.SOURCE_ROW).cast(pl.Int64).is_in(bad_rows.implode())).drop(c.SOURCE_ROW)
+    rows = pl.scan_parquet(part, row_index_name=STORED_ROW).filter(~pl.col(STORED_ROW).cast(pl.Int64).is_in(bad_rows.implode())).drop(STORED_ROW)
     if not by_month:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +97,16 @@ def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *
         rows.filter(month == name_of_month).sink_parquet(target, compression="zstd", maintain_order=True)
 
 
-def _bad_rows(part: Path, bad: pl.DataFrame, *, source_file: str) -> pl.LazyFrame:
+def _bad_rows(part: Path, bad: pl.DataFrame, *, place: str) -> pl.LazyFrame:
+    rows = pl.scan_parquet(part, row_index_name=STORED_ROW).with_columns(pl.col(STORED_ROW).cast(pl.Int64))
+    has_source = {c.SOURCE_FILE, c.SOURCE_ROW} <= set(pl.read_parquet_schema(part))
+    source = () if has_source else (pl.lit(place).alias(c.SOURCE_FILE), pl.col(STORED_ROW).alias(c.SOURCE_ROW))
+    last = (c.RULE, c.BROKEN_RULES, c.SOURCE_FILE, c.SOURCE_ROW)
     return (
-        pl.scan_parquet(part, row_index_name=c.SOURCE_ROW)
-        .with_columns(pl.col(c.SOURCE_ROW).cast(pl.Int64))
-        .filter(pl.col(c.SOURCE_ROW).is_in(bad[c.SOURCE_ROW].implode()))
-        .join(bad.lazy(), on=c.SOURCE_ROW, how="left", maintain_order="left")
-        .with_columns(pl.lit(source_file).alias(c.SOURCE_FILE))
-        .select(pl.exclude(c.RULE, c.BROKEN_RULES, c.SOURCE_FILE, c.SOURCE_ROW), c.RULE, c.BROKEN_RULES, c.SOURCE_FILE, c.SOURCE_ROW)
+        rows.filter(pl.col(STORED_ROW).is_in(bad[STORED_ROW].implode()))
+        .join(bad.lazy(), on=STORED_ROW, how="left", maintain_order="left")
+        .with_columns(*source)
+        .select(pl.exclude(*last, STORED_ROW), *last)
     )
 
 

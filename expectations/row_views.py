@@ -1,7 +1,7 @@
 # ruff: noqa: S608 - table and column names come from contracts, paths are quoted
 """DuckDB views of stored rows that suites look at, as SQL. Nothing is copied: DuckDB reads the Parquet parts.
 
-Every row carries its place (`source_file`, `source_row` from 0), `is_finite` and `is_repeated`; lists are left out.
+Every row carries its place (`stored_part`, `stored_row` from 0), `is_finite` and `is_repeated`; lists are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from typing import Final
 import duckdb
 import polars as pl
 
-from contracts import columns as c
-from contracts.artifacts import TableRef
 from contracts.tables import TABLES
 
-ROW_KEY: Final = (c.SOURCE_FILE, c.SOURCE_ROW)
+STORED_PART: Final = "stored_part"
+STORED_ROW: Final = "stored_row"
+ROW_KEY: Final = (STORED_PART, STORED_ROW)
 IS_FINITE: Final = "is_finite"
 IS_REPEATED: Final = "is_repeated"
 
@@ -30,16 +30,18 @@ _SQL_TYPES: Final = {
 }
 
 
-def create_rows_view(connection: duckdb.DuckDBPyConnection, table: TableRef, *, grain: Sequence[str], derived: Mapping[str, str] | None = None) -> None:
-    """View named like the table. Grain: stored row.
+def create_rows_view(
+    connection: duckdb.DuckDBPyConnection, name: str, parts: Sequence[Path], *, grain: Sequence[str], derived: Mapping[str, str] | None = None
+) -> None:
+    """View `name` over the parts of a table. Grain: stored row.
 
     `is_repeated` is true where the row's grain stands in an earlier row. `derived` adds columns: name -> SQL over the stored columns.
     """
-    stored, repeated = f"{table.name}_stored", f"{table.name}_repeated"
-    connection.execute(f"CREATE VIEW {stored} AS {rows_query(connection, table.parts(), table.name, derived=derived or {})}")
+    stored, repeated = f"{name}_stored", f"{name}_repeated"
+    connection.execute(f"CREATE VIEW {stored} AS {rows_query(connection, parts, name, derived=derived or {})}")
     num_repeated = _find_repeated(connection, stored, repeated, grain)
-    is_repeated = f"EXISTS (FROM {repeated} AS r WHERE r.source_file = stored.source_file AND r.source_row = stored.source_row)" if num_repeated else "FALSE"
-    connection.execute(f"CREATE VIEW {table.name} AS SELECT *, {is_repeated} AS {IS_REPEATED} FROM {stored} AS stored")
+    is_repeated = f"EXISTS (FROM {repeated} AS r WHERE r.stored_part = stored.stored_part AND r.stored_row = stored.stored_row)" if num_repeated else "FALSE"
+    connection.execute(f"CREATE VIEW {name} AS SELECT *, {is_repeated} AS {IS_REPEATED} FROM {stored} AS stored")
 
 
 def rows_query(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], name: str, *, derived: Mapping[str, str] | None = None) -> str:
@@ -58,7 +60,7 @@ def rows_query(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], nam
     selected += [f"{expression} AS {column}" for column, expression in (derived or {}).items()]
     finite = " AND ".join(f'coalesce(isfinite("{column}"), TRUE)' for column in floats) or "TRUE"
     return (
-        f"SELECT {', '.join(selected)}, {finite} AS {IS_FINITE}, filename AS {c.SOURCE_FILE}, file_row_number AS {c.SOURCE_ROW} "
+        f"SELECT {', '.join(selected)}, {finite} AS {IS_FINITE}, filename AS {STORED_PART}, file_row_number AS {STORED_ROW} "
         f"FROM {parquet(parts, filename=True, file_row_number=True)}"
     )
 
@@ -88,8 +90,8 @@ def _find_repeated(connection: duckdb.DuckDBPyConnection, stored: str, repeated:
         f"SELECT digest FROM (SELECT hash({keys}) AS digest FROM {stored} WHERE {known}) GROUP BY digest HAVING count(*) > 1"
     )
     connection.execute(
-        f"CREATE TABLE {repeated} AS SELECT source_file, source_row FROM {stored} WHERE {known} AND hash({keys}) IN (FROM {repeated}_suspects) "
-        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY source_file, source_row) > 1"
+        f"CREATE TABLE {repeated} AS SELECT stored_part, stored_row FROM {stored} WHERE {known} AND hash({keys}) IN (FROM {repeated}_suspects) "
+        f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY stored_part, stored_row) > 1"
     )
     row = connection.execute(f"SELECT count(*) FROM {repeated}").fetchone()
     return int(row[0]) if row else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from contracts import columns as c
 from contracts.tables import TABLES
+from expectations.row_views import STORED_PART
 from expectations.suites import feature_tables, forecasts, item_catalogue, rankings
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ TABLE_CHECKS: Final = MappingProxyType(
             ),
         ),
         "habits": TableCheck(feature_tables.HABITS_GRAIN, feature_tables.habits_suite, feature_tables.HABITS_DERIVED),
-        "season": TableCheck(feature_tables.SEASON_GRAIN, feature_tables.season_suite),
+        "season": TableCheck((*feature_tables.SEASON_GRAIN, STORED_PART), feature_tables.season_suite),  # one part for each cut-off and lead
         "histories": TableCheck(TABLES["histories"].grain, lambda _: feature_tables.histories_suite(), feature_tables.HISTORIES_DERIVED),
         "item_weeks": TableCheck(TABLES["item_weeks"].grain, lambda _: feature_tables.item_weeks_suite(), feature_tables.ITEM_WEEKS_DERIVED),
         "forecasts": TableCheck(TABLES["forecasts"].grain, lambda _: forecasts.forecasts_suite(), forecasts.DERIVED),

@@ -21,7 +21,7 @@ from expectations import interaction_views as views
 from expectations.data_docs import build_data_docs
 from expectations.engine import Outcome, Run, open_run
 from expectations.quarantine import broken_rows, split_table
-from expectations.row_views import ROW_KEY, create_rows_view
+from expectations.row_views import ROW_KEY, STORED_PART, STORED_ROW, create_rows_view
 from expectations.schemas import STEP, check_schema
 from expectations.suites import interactions as suites
 from expectations.suites import item_catalogue as catalogue_suites
@@ -64,7 +64,7 @@ def validate_interactions(
     """
     check_schema(interactions, optional=() if has_users else (c.USER_ID,))
     with open_run(folder) as run:
-        create_rows_view(run.connection, interactions, grain=INTERACTIONS.grain)
+        create_rows_view(run.connection, interactions.name, interactions.parts(), grain=INTERACTIONS.grain)
         on_rows = run.check(suites.INTERACTIONS_VIEW, suites.interactions_suite(config, now=now, has_users=has_users), key=ROW_KEY)
         split = _set_aside(run, interactions, on_rows)
 
@@ -84,44 +84,60 @@ def validate_interactions(
 
 
 def validate_table(table: TableRef, config: ValidationConfig, *, folder: Path) -> ValidationReport:
-    """Check one of the other tables, chosen by `table.name` among `TABLE_CHECKS`.
+    """Check one of the other tables; see `validate_tables`."""
+    return validate_tables([table], config, folder=folder)[table.name]
 
-    Bad rows of the item catalogue are set aside as those of the interactions are (`folder/item_catalogue`, `folder/quarantine`). All other
-    tables are our own: a bad row is a fault of the step that wrote it and stops the flow.
+
+def validate_tables(tables: Sequence[TableRef], config: ValidationConfig, *, folder: Path) -> dict[str, ValidationReport]:
+    """Check tables chosen by name among `TABLE_CHECKS`, all in one run with one set of Data Docs; table name -> report.
+
+    References of one name (a table per cut-off, say) are parts of one table. Bad rows of the item catalogue are set aside as those of the
+    interactions are (`folder/item_catalogue`, `folder/quarantine`). All other tables are the pipeline's own: a bad row is a fault of the step
+    that wrote it and stops the flow.
 
     Raises
     ------
     DataContractError
-        The table broke a critical rule.
+        A table broke a critical rule.
     FeatureLeakageError
         A feature reads at or after its cut-off.
     ValueError
-        No suite is written for the table.
+        No suite is written for a table.
     """
-    if table.name not in TABLE_CHECKS:
-        raise ValueError(f"no suite for table `{table.name}`; known: {', '.join(TABLE_CHECKS)} here, `interactions` in validate_interactions")
-    check = TABLE_CHECKS[table.name]
-    check_schema(table)
+    by_name: dict[str, list[TableRef]] = {}
+    for table in tables:
+        if table.name not in TABLE_CHECKS:
+            raise ValueError(f"no suite for table `{table.name}`; known: {', '.join(TABLE_CHECKS)} here, `interactions` in validate_interactions")
+        check_schema(table)
+        by_name.setdefault(table.name, []).append(table)
     with open_run(folder) as run:
-        create_rows_view(run.connection, table, grain=check.grain, derived=check.derived)
-        on_rows = run.check(table.name, check.suite(table.columns), key=ROW_KEY)
-        split = _set_aside(run, table, on_rows) if check.sets_aside else _Split(table, None, {})
-        findings = list(_row_findings(run, table, split, on_rows))
-        num_expectations = len(on_rows)
-        if table.name == catalogue_suites.ITEM_CATALOGUE_VIEW:
-            views.create_catalogue_summary(run.connection, split.accepted, rows_in=table.rows, rows_quarantined=split.rows_quarantined)
-            on_table = run.check(catalogue_suites.SUMMARY_VIEW, catalogue_suites.catalogue_summary_suite(config))
-            findings += _summary_findings(run, table, split, on_table, catalogue_suites.SUMMARY_VIEW)
-            num_expectations += len(on_table)
-        for group in check.groups:
-            run.connection.execute(f"CREATE TABLE {group.view} AS {group.query}")
-            in_groups = run.check(group.view, group.suite(), key=group.key)
-            findings += _group_findings(run, table, in_groups)
-            num_expectations += len(in_groups)
-        docs = build_data_docs(run, title=f"Checks of the table {table.name}", facts=_facts(table, split))
-    report = _report(split, table, findings, num_expectations=num_expectations, docs=docs)
-    raise_if_critical(report)
-    return report
+        checked = {name: _check_table(run, parts, config) for name, parts in by_name.items()}
+        docs = build_data_docs(run, title=f"Checks of {', '.join(by_name)}", facts={"rows in": f"{sum(table.rows for table in tables):,}"})
+    reports = {name: report.model_copy(update={"data_docs": str(docs)}) for name, report in checked.items()}
+    for report in reports.values():
+        raise_if_critical(report)
+    return reports
+
+
+def _check_table(run: Run, tables: Sequence[TableRef], config: ValidationConfig) -> ValidationReport:
+    """Run the suites of one table, stored under one or more references."""
+    check = TABLE_CHECKS[tables[0].name]
+    table = tables[0] if len(tables) == 1 else tables[0].model_copy(update={"rows": sum(part.rows for part in tables)})
+    create_rows_view(run.connection, table.name, [part for stored in tables for part in stored.parts()], grain=check.grain, derived=check.derived)
+    on_rows = run.check(table.name, check.suite(table.columns), key=ROW_KEY)
+    split = _set_aside(run, table, on_rows) if check.sets_aside else _Split(table, None, {})
+    findings, num_expectations = _row_findings(run, table, split, on_rows), len(on_rows)
+    if table.name == catalogue_suites.ITEM_CATALOGUE_VIEW:
+        views.create_catalogue_summary(run.connection, split.accepted, rows_in=table.rows, rows_quarantined=split.rows_quarantined)
+        on_table = run.check(catalogue_suites.SUMMARY_VIEW, catalogue_suites.catalogue_summary_suite(config))
+        findings += _summary_findings(run, table, split, on_table, catalogue_suites.SUMMARY_VIEW)
+        num_expectations += len(on_table)
+    for group in check.groups:
+        run.connection.execute(f"CREATE TABLE {group.view} AS {group.query}")
+        in_groups = run.check(group.view, group.suite(), key=group.key)
+        findings += _group_findings(run, table, in_groups)
+        num_expectations += len(in_groups)
+    return _report(split, table, findings, num_expectations=num_expectations)
 
 
 def raise_if_critical(report: ValidationReport) -> None:
@@ -230,7 +246,7 @@ def _finding(outcome: Outcome, table: TableRef, text: str, example: dict[str, st
 
 def _stored_row(run: Run, rows_query: str) -> dict[str, str]:
     """The first failing row, as it is stored."""
-    place = run.connection.sql(f"SELECT source_file, source_row FROM ({rows_query}) ORDER BY ALL LIMIT 1").fetchone()
+    place = run.connection.sql(f"SELECT {STORED_PART}, {STORED_ROW} FROM ({rows_query}) ORDER BY ALL LIMIT 1").fetchone()
     if place is None:
         raise AssertionError(f"rows failed, but none is found by {rows_query}")
     return _as_text(pl.scan_parquet(place[0]).slice(place[1], 1).collect().row(0, named=True))
@@ -244,7 +260,7 @@ def _facts(table: TableRef, split: _Split) -> dict[str, str]:
     return {"rows in": f"{table.rows:,}", "accepted": f"{split.accepted.rows:,}", "quarantined": f"{split.rows_quarantined:,}"}
 
 
-def _report(split: _Split, table: TableRef, findings: Sequence[Finding], *, num_expectations: int, docs: Path) -> ValidationReport:
+def _report(split: _Split, table: TableRef, findings: Sequence[Finding], *, num_expectations: int, docs: Path | None = None) -> ValidationReport:
     return ValidationReport(
         accepted=split.accepted,
         quarantined=split.quarantined,
@@ -254,5 +270,5 @@ def _report(split: _Split, table: TableRef, findings: Sequence[Finding], *, num_
         quarantined_by_rule=split.by_rule,
         findings=tuple(findings),
         num_expectations=num_expectations,
-        data_docs=str(docs),
+        data_docs=str(docs) if docs else None,
     )

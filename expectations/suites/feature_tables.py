@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
 HABITS_GRAIN: Final = (c.USER_ID, c.ITEM_ID, c.CUTOFF)
-SEASON_GRAIN: Final = (c.ITEM_INDEX, c.REGION)
+SEASON_GRAIN: Final = (c.ITEM_ID, c.REGION)
 
 # Rules whose failure means that a feature knows the future.
 LEAKAGE_RULES: Final = frozenset({"history_reaches_cutoff", "habit_reaches_cutoff", "demand_reaches_cutoff"})

@@ -40,6 +40,15 @@ def test_good_rows_keep_part_and_order_and_bad_rows_keep_their_place(tmp_path: P
     assert accepted.digest == content_digest(accepted.parts(), Path(accepted.path))
 
 
+def test_a_row_that_knows_its_source_keeps_it_in_quarantine(tmp_path: Path):
+    events = made_events(3).with_columns(source_file=pl.lit("raw.csv"), source_row=pl.Series([70, 80, 90]))
+    table = store_table(tmp_path / "interactions", "interactions", events)
+    broken = broken_rows(failures((str(table.parts()[0]), 1, 0, "odd")))
+    accepted, quarantined = split_table(table, broken, accepted=tmp_path / "accepted", quarantined=tmp_path / "quarantine")
+    assert pl.read_parquet(quarantined.parts()).select("source_file", "source_row", "rule").rows() == [("raw.csv", 80, "odd")]
+    assert pl.read_parquet(accepted.parts())["source_row"].to_list() == [70, 90]
+
+
 def test_a_single_file_of_events_is_cut_by_month(tmp_path: Path):
     events = made_events(20, hours_apart=96)  # January to March
     stored = store_table(tmp_path / "interactions", "interactions", events)

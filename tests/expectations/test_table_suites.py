@@ -12,7 +12,7 @@ from contracts.sections.validation import ValidationConfig
 from contracts.tables import TABLES
 from expectations.quarantine import table_ref
 from expectations.table_checks import TABLE_CHECKS
-from expectations.validation import validate_table
+from expectations.validation import validate_table, validate_tables
 from tests.expectations.made_tables import store_table
 
 CUTOFF = date(2024, 3, 4)
@@ -45,7 +45,7 @@ GOOD: dict[str, pl.DataFrame] = {
             "user_last_day": [19_785, 19_785],
         }
     ),
-    "season": pl.DataFrame({"item_index": [1, 2], "region": ["all"] * 2, "trend_lift_4w": [0.1, -0.2], "season_lead": [0.0, 0.0]}),
+    "season": pl.DataFrame({"item_id": ["a", "b"], "region": ["all"] * 2, "trend_lift_4w": [0.1, -0.2], "season_lead": [0.0, 0.0]}),
     "histories": pl.DataFrame(
         {
             "user_id": ["u", "v"],
@@ -175,7 +175,8 @@ def test_a_good_table_passes_whole(tmp_path: Path, name: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault", "rule"), FAULTS, ids=[f"{name}-{rule}" for name, _, rule in FAULTS])
-def test_a_fault_is_found_by_its_rule(tmp_path: Path, name: str, fault: pl.Expr, rule: str):
+def test_a_fault_is_found_by_its_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: pl.Expr, rule: str):
+    monkeypatch.setattr("expectations.validation.build_data_docs", lambda *_, **__: Path("docs"))  # half of the time, and tried elsewhere
     with pytest.raises((DataContractError, FeatureLeakageError), match=rf"{name}: .*`{rule}`") as caught:
         validate(tmp_path, name, GOOD[name].with_columns(fault))
     assert isinstance(caught.value, FeatureLeakageError) == rule.endswith("reaches_cutoff")
@@ -203,6 +204,22 @@ def test_too_many_bad_catalogue_entries_stop(tmp_path: Path):
     catalogue = GOOD["item_catalogue"].with_columns(item_id=pl.lit("a"))
     with pytest.raises(DataContractError, match="Found 2 of 3 rows by rule: item_id_repeated 2"):
         validate(tmp_path, "item_catalogue", catalogue)
+
+
+@pytest.mark.slow
+def test_several_tables_share_one_run_and_references_of_one_name_are_one_table(tmp_path: Path):
+    later = GOOD["habits"].with_columns(cutoff=CUTOFF + timedelta(days=28))
+    tables = [
+        stored(tmp_path / "first", "habits", GOOD["habits"]),
+        stored(tmp_path / "second", "habits", later),
+        stored(tmp_path / "first", "season", GOOD["season"]),
+        stored(tmp_path / "second", "season", GOOD["season"]),  # the same items at another lead
+    ]
+    reports = validate_tables(tables, ValidationConfig(), folder=tmp_path / "run")
+    assert {name: (report.rows_in, report.findings) for name, report in reports.items()} == {"habits": (4, ()), "season": (4, ())}
+    assert len({report.data_docs for report in reports.values()}) == 1
+    with pytest.raises(DataContractError, match=r"habits: 2 of 4 rows .*`row_repeated`"):
+        validate_tables([tables[0], stored(tmp_path / "third", "habits", GOOD["habits"])], ValidationConfig(), folder=tmp_path / "run")
 
 
 def test_a_table_without_a_suite_is_an_error_that_lists_the_known(tmp_path: Path):

@@ -58,7 +58,8 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Validated:
     events = made_events(60 * 90, hours_apart=24 / 60, start=START)
     rush = made_events(240, hours_apart=0.01, start=START + timedelta(days=89, hours=1)).with_columns(pl.format("rush-{}", "event_id").alias("event_id"))
     odd = pl.concat([changed(number, changes) for number, changes in enumerate([*(changes for changes, _ in BROKEN.values()), *GOOD.values()])])
-    stored = store_table(folder / "stored", "interactions", events, pl.concat([odd, rush]))
+    odd = pl.concat([odd, rush]).with_columns(source_file=pl.lit("raw.csv"), source_row=pl.int_range(pl.len(), dtype=pl.Int64))
+    stored = store_table(folder / "stored", "interactions", events.with_columns(source_file=pl.lit("old.csv"), source_row=pl.lit(0, pl.Int64)), odd)
     catalogue = store_table(
         folder / "catalogue", "item_catalogue", pl.DataFrame({"item_id": [f"i{number}" for number in range(13)], "category": ["food"] * 13})
     )
@@ -86,7 +87,7 @@ def test_a_broken_event_is_set_aside_with_the_rules_it_broke(validated: Validate
     kept = pl.read_parquet(validated.report.quarantined.parts()).filter(pl.col("source_row") == list(BROKEN).index(what)).row(0, named=True)
     assert kept["broken_rules"].split(", ") == rules
     assert kept["rule"] == rules[0]
-    assert kept["source_file"] == "b.parquet"
+    assert kept["source_file"] == "raw.csv"
 
 
 def test_events_at_the_edge_of_a_rule_are_accepted_in_their_order(validated: Validated):

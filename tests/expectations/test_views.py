@@ -21,7 +21,7 @@ def connection():
 
 
 def accepted(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
-    create_rows_view(connection, table, grain=INTERACTIONS.grain)
+    create_rows_view(connection, table.name, table.parts(), grain=INTERACTIONS.grain)
     views.create_accepted_view(connection, table)
 
 
@@ -35,15 +35,16 @@ def test_of_events_with_one_id_all_but_the_first_stored_are_repeats(connection, 
     table = store_table(
         tmp_path / "t", "interactions", made_events(5).with_columns(pl.Series("event_id", ids)), made_events(1).with_columns(event_id=pl.lit("y"))
     )
-    create_rows_view(connection, table, grain=INTERACTIONS.grain)
-    rows = connection.sql("SELECT event_id, is_repeated FROM interactions ORDER BY source_file, source_row").fetchall()
+    create_rows_view(connection, table.name, table.parts(), grain=INTERACTIONS.grain)
+    rows = connection.sql("SELECT event_id, is_repeated FROM interactions ORDER BY stored_part, stored_row").fetchall()
     assert rows == [("x", False), ("y", False), ("x", True), (None, False), (None, False), ("y", True)]
 
 
 def test_numbers_that_are_not_finite_are_seen_although_parquet_statistics_hide_them(connection, tmp_path: Path):
     prices = pl.Series("price", [1.0, float("nan"), float("inf"), None])
-    create_rows_view(connection, store_table(tmp_path / "t", "interactions", made_events(4).with_columns(prices)), grain=INTERACTIONS.grain)
-    assert connection.sql("SELECT price, is_finite FROM interactions ORDER BY source_row").fetchall() == [
+    table = store_table(tmp_path / "t", "interactions", made_events(4).with_columns(prices))
+    create_rows_view(connection, table.name, table.parts(), grain=INTERACTIONS.grain)
+    assert connection.sql("SELECT price, is_finite FROM interactions ORDER BY stored_row").fetchall() == [
         (1.0, True),
         (None, False),
         (None, False),
@@ -54,13 +55,13 @@ def test_numbers_that_are_not_finite_are_seen_although_parquet_statistics_hide_t
 
 def test_times_are_compared_in_utc_and_missing_columns_are_null(connection, tmp_path: Path):
     table = store_table(tmp_path / "t", "interactions", made_events(1).drop("price"))
-    create_rows_view(connection, table, grain=INTERACTIONS.grain)
+    create_rows_view(connection, table.name, table.parts(), grain=INTERACTIONS.grain)
     assert connection.sql("SELECT event_time, price, region FROM interactions").fetchall() == [(datetime(2024, 1, 1), None, None)]
 
 
 def test_part_names_with_quotes_and_month_folders_are_read(connection, tmp_path: Path):
     table = store_table(tmp_path / "it's" / "month=2024-01", "interactions", made_events(2))
-    create_rows_view(connection, table, grain=INTERACTIONS.grain)
+    create_rows_view(connection, table.name, table.parts(), grain=INTERACTIONS.grain)
     assert "month" not in connection.sql("FROM interactions").columns
 
 
