@@ -23,6 +23,7 @@ POSITION: Final = "position"
 ROW: Final = "row"
 CODE: Final = "code"
 UNKNOWN_TYPE: Final = 0
+LOOKED_UP_ONE_BY_ONE: Final = 20_000
 EPOCH: Final = date(1970, 1, 1)
 EVENTS: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE)
 
@@ -156,6 +157,7 @@ class StoredBehaviour:
         self._cutoff = bundle.metadata.cutoff
         self._target_events = bundle.metadata.target_events
         self._vocabulary = bundle.table(VOCABULARY).sort(c.ITEM_ID).with_row_index(POSITION).with_columns(pl.col(POSITION).cast(pl.Int64))
+        self._position_of = dict(self._vocabulary.select(c.ITEM_ID, POSITION).iter_rows())
         stored = bundle.table(HABITS)
         histories = _explode(bundle.table(HISTORIES), (c.ITEM_INDEX, c.EVENT_DAY, c.EVENT_TYPE)).join(
             self._vocabulary, on=c.ITEM_INDEX, how="inner", maintain_order="left"
@@ -212,7 +214,9 @@ class StoredBehaviour:
                 counted.select(c.USER_ID, c.ITEM_ID, pl.min_horizontal(pl.col(c.EVENT_TIME), last_moment).alias(c.EVENT_TIME), pl.lit(1.0).alias(c.QUANTITY)),
             ]
         )
-        rows = habits(interactions.lazy(), cutoff, self._settings.habit_half_lives_days, items=self._items.lazy(), log_first_day=self._log_first_day).collect()
+        concerned = np.unique(np.concatenate([known.habit_positions, _integers(counted[POSITION])]))
+        items = self._items[concerned].lazy()
+        rows = habits(interactions.lazy(), cutoff, self._settings.habit_half_lives_days, items=items, log_first_day=self._log_first_day).collect()
         return self._pack(history, rows, cutoff, is_stored=False)
 
     def _events(self, histories: pl.DataFrame, users: Sequence[str], request_date: date) -> pl.DataFrame:
@@ -226,9 +230,16 @@ class StoredBehaviour:
             events.select(*EVENTS)
             .with_columns(_utc(events.schema[c.EVENT_TIME]))
             .filter(pl.col(c.USER_ID).is_in(list(users)) & (pl.col(c.EVENT_TIME).dt.date() <= request_date))
-            .join(self._vocabulary, on=c.ITEM_ID, how="inner", maintain_order="left")
+            .pipe(self._placed)
             .sort(c.USER_ID, c.EVENT_TIME, maintain_order=True)
         )
+
+    def _placed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows of known items, in order, with their `position`; a few are looked up one by one, so that no request joins the whole vocabulary."""
+        if rows.height > LOOKED_UP_ONE_BY_ONE:
+            return rows.join(self._vocabulary.select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner", maintain_order="left")
+        positions = pl.Series(POSITION, [self._position_of.get(item) for item in rows[c.ITEM_ID]], dtype=pl.Int64)
+        return rows.with_columns(positions).drop_nulls(POSITION)
 
     def _code(self) -> pl.Expr:
         return (
@@ -247,7 +258,7 @@ class StoredBehaviour:
             .sort(ROW, maintain_order=True)
             .select(ROW, POSITION, c.EVENT_DAY, code.alias(CODE))
         )
-        packed = rows.join(self._vocabulary.select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner").join(order, on=c.USER_ID, how="left").sort(ROW, POSITION)
+        packed = self._placed(rows).join(order, on=c.USER_ID, how="left").sort(ROW, POSITION)
         items = (
             pl.concat(
                 [
@@ -306,14 +317,14 @@ def _baskets(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _item_repeats(stored: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFrame:
-    """How each item of the vocabulary is bought again, as the bundle's habits say; items nobody had get the mean over all pairs."""
+    """How each item is bought again, in order of position, as the bundle's habits say; items nobody had get the mean over all pairs."""
     again = stored.filter(pl.col(c.BASKETS) > 1)
     share = again.height / stored.height if stored.height else 0.0
     interval = again[c.INTERVAL_DAYS].mean() if again.height else 0.0
     known = stored.group_by(c.ITEM_ID).agg(pl.col(c.ITEM_REPEAT_SHARE, c.ITEM_INTERVAL_DAYS).first())
     return (
         vocabulary.select(c.ITEM_ID)
-        .join(known, on=c.ITEM_ID, how="left")
+        .join(known, on=c.ITEM_ID, how="left", maintain_order="left")
         .with_columns(pl.col(c.ITEM_REPEAT_SHARE).fill_null(share).cast(pl.Float64), pl.col(c.ITEM_INTERVAL_DAYS).fill_null(interval).cast(pl.Float64))
     )
 

@@ -10,7 +10,7 @@ Letters: B users of a block, I items in order of item_id (a row's place is its *
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from threading import Lock
@@ -38,6 +38,7 @@ DISCOVER: Final = "discover"
 SCORES_AT_ONCE: Final = 8_000_000
 MAX_USERS_AT_ONCE: Final = 256
 SEASON_BYTES_KEPT: Final = 256 * 2**20
+QUESTIONS_KEPT: Final = 16
 HABIT_DATES_KEPT: Final = 4
 HABIT_ROWS_AT_ONCE: Final = 200_000
 MAX_HABITS_KEPT: Final = 2_000_000
@@ -52,12 +53,20 @@ Exclusions = Sequence[str] | pl.DataFrame | None
 
 @dataclass(frozen=True)
 class Question:
-    """What is the same for all users of one call. `season` [I] is centred over the candidates."""
+    """What is the same for all users of one call.
+
+    candidates  [I]  items on offer
+    season      [I]  centred over them
+    offered     [I]  the same, minus infinity off the candidates
+    centring    [I]  weights whose product with taste is its mean over the candidates that have vectors
+    """
 
     request_date: date
     list_name: str
     candidates: NDArray[np.bool_]
     season: Floats
+    offered: Floats
+    centring: Floats
     k: int
     region: str
     lookup_shift_days: int = 0
@@ -128,6 +137,7 @@ class Recommender:
         self._titles = self._texts(c.TITLE)
         self._categories = self._texts(c.CATEGORY)
         self._seasons: OrderedDict[tuple[date, str, int], _Season] = OrderedDict()
+        self._questions: dict[tuple[date, str, str, int], Question] = {}
         self._habits: dict[date, Floats] = {}
         self._lock = Lock()
 
@@ -210,14 +220,25 @@ class Recommender:
         if k < 1:
             raise ValueError(f"k: expected at least 1, found {k}")
         self.networks.list_head(list_name)
-        if candidates is None:
-            offered = self.items_on(request_date)
-        else:
+        if candidates is not None:
             offered = np.zeros(len(self.item_ids), bool)
             offered[self.positions_of(candidates)] = True
+            return self._centred(request_date, list_name, k, offered, region, lookup_shift_days)
+        key = (request_date, list_name, region, lookup_shift_days)
+        found = self._questions.get(key)
+        if found is None:
+            found = self._centred(request_date, list_name, k, self.items_on(request_date), region, lookup_shift_days)
+            with self._lock:
+                self._questions = {**dict(list(self._questions.items())[-(QUESTIONS_KEPT - 1) :]), key: found}
+        return replace(found, k=k)
+
+    def _centred(self, request_date: date, list_name: str, k: int, offered: NDArray[np.bool_], region: str, lookup_shift_days: int) -> Question:
         scores = self.season_of(request_date, region, lookup_shift_days)[:, SEASON_COLUMN[list_name]]
         centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
-        return Question(request_date, list_name, offered, (scores - np.float32(centre)).astype(np.float32), k, region, lookup_shift_days)
+        centred = (scores - np.float32(centre)).astype(np.float32)
+        counted = offered & self.networks.has_vectors
+        weights = (counted / max(counted.sum(), 1)).astype(np.float32)
+        return Question(request_date, list_name, offered, centred, np.where(offered, centred, np.float32(-np.inf)), weights, k, region, lookup_shift_days)
 
     def answer(
         self, users: Sequence[str], question: Question, *, exclude: Mapping[str, Sequence[str]] | None = None, histories: pl.DataFrame | None = None
@@ -338,7 +359,7 @@ class Recommender:
     def _answer(self, block: Behaviour, question: Question, excluded: Mapping[str, Integers]) -> Ranked:
         terms = self._terms(block, question)
         taste = self._taste(block, question, terms)
-        scores = taste + np.where(question.candidates, question.season, -np.inf).astype(np.float32)
+        scores = taste + question.offered
         rows, positions = block.habit_rows(), block.habit_positions
         if question.list_name == DISCOVER:
             habit = np.zeros(len(rows), np.float32)
@@ -383,9 +404,7 @@ class Recommender:
                 np.float32(term.weight) * (values - np.float32(floor)) for term, values, floor in zip(head.linear, terms.linear, terms.floors, strict=True)
             )
             taste[:, networks.pool] += above
-        counted = question.candidates & networks.has_vectors
-        if counted.any():
-            taste -= (taste @ (counted / counted.sum()).astype(np.float32))[:, None]
+        taste -= (taste @ question.centring)[:, None]
         if not networks.has_vectors.all():
             taste[:, ~networks.has_vectors] = 0
         taste[np.diff(block.item_offsets) == 0] = 0
