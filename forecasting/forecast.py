@@ -22,6 +22,7 @@ WITHOUT_SEASON = "recent_mean"
 CHOSEN = "chosen"
 NETWORK_STAND_IN = "season_trend"
 FEAST_TRIAL = "season_trend"
+FEASTS_MAY_COST = 1.02
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,10 @@ class _Level:
         return forecasts, choices, tests
 
     def _back_test(self, cutoff: date, known: int) -> tuple[bool, BackTest]:
-        """Whether allowing for moving feasts pays on this level, and the back-test of all candidates made that way."""
+        """Whether to allow for moving feasts on this level, and the back-test of all candidates made that way.
+
+        A back-test of some months may hold no feast at all, so the clear effects of the years before count unless the back-test speaks against them.
+        """
         origins = origins_of(self.panel, cutoff, self.config)
 
         def test(models: Sequence[str], *, feasts: bool) -> BackTest:
@@ -140,7 +144,7 @@ class _Level:
             return back_test(self.values[self.sample], known, means_at, models, self.config.horizon_periods, self.config.season_periods)
 
         trials = [np.nanmean(scores) if np.isfinite(scores := test([FEAST_TRIAL], feasts=feasts).scaled_errors()).any() else np.inf for feasts in (False, True)]
-        feasts = bool(self.exposures) and trials[1] < trials[0]
+        feasts = bool(self.exposures) and trials[1] <= trials[0] * FEASTS_MAY_COST
         return feasts, test(self.models, feasts=feasts)
 
     def _means(self, known: int, models: Sequence[str], *, sampled: bool, feasts: bool) -> Mapping[str, np.ndarray]:

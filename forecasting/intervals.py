@@ -40,6 +40,8 @@ def error_distribution(errors: np.ndarray, scale: np.ndarray, quantiles: Sequenc
     expected = np.broadcast_to(size[None, :, None] * growth, errors.shape)
     usable = np.isfinite(errors) & (expected > 0)
     shape = np.quantile(errors[usable] / expected[usable], quantiles) if usable.any() else np.zeros(len(quantiles))
+    num_origins = int(usable.any(axis=(1, 2)).sum())
+    shape = shape * np.sqrt(1 + 1 / max(num_origins, 1))  # a new origin differs from the mean of n by more than each of them did
     return ErrorDistribution(growth, shape, pooled)
 
 
