@@ -15,7 +15,7 @@ from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 DIALECT: Final = "duckdb.buffered"
 
 
-class _BufferedContext(Dialect.execution_ctx_cls):  # type: ignore[misc,name-defined]
+class _BufferedContext(Dialect.execution_ctx_cls):  # type: ignore[misc, valid-type]
     def post_exec(self) -> None:
         super().post_exec()
         if self.cursor is not None and self.cursor.description:

@@ -86,7 +86,7 @@ def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not bad_rows.len():
-            shutil.copyfile(part, target)
+            _share(part, target)
         elif bad_rows.len() < pq.read_metadata(part).num_rows:
             rows.sink_parquet(target, compression="zstd", maintain_order=True)
         return
@@ -95,6 +95,14 @@ def _write_accepted(part: Path, bad_rows: pl.Series, folder: Path, name: Path, *
         target = folder / f"month={name_of_month}" / "part.parquet"
         target.parent.mkdir()
         rows.filter(month == name_of_month).sink_parquet(target, compression="zstd", maintain_order=True)
+
+
+def _share(part: Path, target: Path) -> None:
+    """The same file under a second name; parts are replaced, never changed, so nothing is copied where the file system can link."""
+    try:
+        target.hardlink_to(part)
+    except OSError:
+        shutil.copyfile(part, target)
 
 
 def _bad_rows(part: Path, bad: pl.DataFrame, *, place: str) -> pl.LazyFrame:

@@ -1,5 +1,6 @@
 """Every stored row is either accepted or set aside, in its order."""
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +39,18 @@ def test_good_rows_keep_part_and_order_and_bad_rows_keep_their_place(tmp_path: P
     ]
     assert kept.schema["event_time"] == pl.Datetime("us", "UTC")
     assert accepted.digest == content_digest(accepted.parts(), Path(accepted.path))
+
+
+def test_parts_without_bad_rows_outlive_the_table_they_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for can_link in (True, False):
+        folder = tmp_path / str(can_link)
+        table = store_table(folder / "interactions", "interactions", made_events(2), made_events(2))
+        broken = broken_rows(failures((str(table.parts()[1]), 0, 0, "odd")))
+        if not can_link:
+            monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError("other device")))
+        accepted, _ = split_table(table, broken, accepted=folder / "accepted", quarantined=folder / "quarantine")
+        shutil.rmtree(table.path)
+        assert pl.read_parquet(accepted.parts()).height == accepted.rows == 3
 
 
 def test_a_row_that_knows_its_source_keeps_it_in_quarantine(tmp_path: Path):

@@ -74,7 +74,7 @@ GOOD: dict[str, pl.DataFrame] = {
             "level": ["total"] * 2,
             "id": ["total"] * 2,
             "region": ["all"] * 2,
-            "date": [CUTOFF, CUTOFF + timedelta(days=7)],
+            "date": [CUTOFF - timedelta(days=6), CUTOFF + timedelta(days=1)],  # a cut-off inside a week
             "model": ["theta"] * 2,
             "mean": [5.0, 6.0],
             **{column: [value, value] for column, value in (("q025", 1.0), ("q100", 2.0), ("q500", 5.0), ("q900", 8.0), ("q975", 8.0))},
@@ -136,7 +136,7 @@ FAULTS = [
     ("histories", pl.col("item_id", "event_time", "event_type").list.head(0), "history_empty"),
     ("item_weeks", first("weeks_ago", -1), "demand_reaches_cutoff"),
     ("item_weeks", first("last_buyers", 3), "more_first_buyers_than_buyers"),
-    ("forecasts", first("date", CUTOFF - timedelta(days=1)), "forecast_before_cutoff"),
+    ("forecasts", first("date", CUTOFF - timedelta(days=7)), "forecast_before_cutoff"),
     ("forecasts", first("q900", 4.0), "quantiles_cross"),
     ("forecasts", first("mean", -0.1), "forecast_negative"),
     ("rankings", first("rank", 3), "ranks_have_gaps"),
