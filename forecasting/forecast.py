@@ -14,8 +14,9 @@ from forecasting.back_test import BackTest, back_test, origins_before, seasonal_
 from forecasting.choice import COMBINATION, Choice, choose, pooled_weights
 from forecasting.feasts import exposures, take_out_feasts
 from forecasting.intervals import error_distribution, quantiles_around, series_size
-from forecasting.models import BATCH_MODELS, MODELS, SEASONS_NEEDED, SHORTEST_SERIES, forecast_mean, lengths
+from forecasting.models import BATCH_MODELS, MODELS, RECENT_PERIODS, SEASONS_NEEDED, SHORTEST_SERIES, forecast_mean, lengths
 from forecasting.panel import KEY, Panel, build_panel
+from forecasting.reconciliation import reconcile
 
 REFERENCE = "seasonal_naive"
 WITHOUT_SEASON = "recent_mean"
@@ -23,6 +24,7 @@ CHOSEN = "chosen"
 NETWORK_STAND_IN = "season_trend"
 FEAST_TRIAL = "season_trend"
 FEASTS_MAY_COST = 1.02
+FOLLOWS = "own level, course of its category"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def forecast_demand(
     config: ForecastConfig,
     calendar: pl.DataFrame | None = None,
     network_forecasts: pl.DataFrame | None = None,
+    item_categories: Mapping[str, str] | None = None,
 ) -> ForecastResult:
     """Forecast every series at every cut-off with the model, or the weighted mean of models, that its level's rolling back-test prefers.
 
@@ -59,19 +62,25 @@ def forecast_demand(
         Columns date, region and `days_from_<feast>` (signed days to the nearest one): moving feasts to allow for.
     network_forecasts
         Means of further candidates (contract `FORECASTS`, model names of `config.models`) at the dates of `back_test_cutoffs`, each from what was known then.
+    item_categories
+        Item id -> category path. With it an item too young for a model of its own, or beyond `max_item_series`, follows its category, and items add up to it.
 
     Raises ValueError for an empty table.
     """
     panel = panel_of(demand, config)
-    parts = [
-        _Level(panel, panel.rows_of(level), level, config, calendar, network_forecasts).forecast(sorted(set(cutoffs)))
-        for level in panel.keys[c.LEVEL].unique(maintain_order=True)
-    ]
-    forecasts, choices, tests = ([table for part in parts for table in part[kind]] for kind in range(3))
+    levels: dict[str, _Level] = {}
+    for level in (name for name in (c.TOTAL, c.CATEGORY, c.ITEM) if len(panel.rows_of(name))):
+        leaders = _Leaders(levels, item_categories or {}) if level == c.ITEM else None
+        levels[level] = _Level(panel, panel.rows_of(level), level, config, calendar, network_forecasts, leaders)
+        levels[level].forecast(sorted(set(cutoffs)))
+    forecasts = [table for level in levels.values() for table in level.forecasts]
+    table = pl.concat(forecasts).sort(FORECASTS.grain) if forecasts else pl.DataFrame(schema=dict(FORECASTS.schema))
+    if config.reconcile and len(table):
+        table = reconcile(table, panel, item_categories)
     return ForecastResult(
-        pl.concat(forecasts) if forecasts else pl.DataFrame(schema=dict(FORECASTS.schema)),
-        pl.concat(choices, how="vertical_relaxed") if choices else pl.DataFrame(),
-        pl.concat(tests, how="vertical_relaxed") if tests else pl.DataFrame(),
+        table,
+        pl.concat((rows for level in levels.values() for rows in level.choices), how="vertical_relaxed") if forecasts else pl.DataFrame(),
+        pl.concat((rows for level in levels.values() for rows in level.tests), how="vertical_relaxed") if forecasts else pl.DataFrame(),
     )
 
 
@@ -103,7 +112,12 @@ class _Level:
     config: ForecastConfig
     calendar: pl.DataFrame | None
     network_forecasts: pl.DataFrame | None
+    leaders: "_Leaders | None"
     made: dict[tuple[int, bool, bool], dict[str, np.ndarray]] = field(default_factory=dict)
+    means: dict[int, np.ndarray] = field(default_factory=dict)
+    forecasts: list[pl.DataFrame] = field(default_factory=list)
+    choices: list[pl.DataFrame] = field(default_factory=list)
+    tests: list[pl.DataFrame] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.values = self.panel.values[self.rows]
@@ -111,11 +125,11 @@ class _Level:
         self.networks = _network_means(self.network_forecasts, self.panel, self.rows, self.config.horizon_periods)
         self.models = _candidates(self.config, len(self.rows), {model for model, _ in self.networks})
         self.combine = COMBINATION in self.config.models and len(self.models) > 2
+        self.place = {key: row for row, key in enumerate(self.panel.keys[self.rows].select(c.ID, c.REGION).iter_rows())}
         self.exposures = _exposures_by_region(self.calendar, self.panel, self.rows, self.config.horizon_periods)
 
-    def forecast(self, cutoffs: Sequence[date]) -> tuple[list[pl.DataFrame], list[pl.DataFrame], list[pl.DataFrame]]:
-        """Forecasts, choices and back-tests of the cut-offs."""
-        forecasts, choices, tests = [], [], []
+    def forecast(self, cutoffs: Sequence[date]) -> None:
+        """Make forecasts, choices and back-tests of the cut-offs."""
         for cutoff in cutoffs:
             known = self.panel.known_periods(cutoff)
             if known == 0:
@@ -124,13 +138,14 @@ class _Level:
             has_season = known >= max(self.config.season_periods, default=1)
             choice = choose(test, reference=REFERENCE, unmeasured=REFERENCE if has_season else WITHOUT_SEASON, combine=self.combine)
             mean, leading = self._mean(known, choice, feasts=feasts)
+            follows = self.leaders.follow(mean, self, known) if self.leaders else np.zeros(len(self.rows), dtype=bool)
+            self.means[known] = mean
             quantiles = self._quantiles(mean, known, test, choice)
             alive = np.isfinite(mean[:, 0])
             dates = self.panel.future_dates(known, self.config.horizon_periods)
-            forecasts.append(_forecast_rows(self.panel.keys[self.rows[alive]], cutoff, dates, mean[alive], quantiles[:, alive]))
-            choices.append(self._choice_rows(cutoff, known, choice.model, leading))
-            tests.append(_test_rows(cutoff, self.level, test, choice))
-        return forecasts, choices, tests
+            self.forecasts.append(_forecast_rows(self.panel.keys[self.rows[alive]], cutoff, dates, mean[alive], quantiles[:, alive]))
+            self.choices.append(self._choice_rows(cutoff, known, choice.model, leading, follows))
+            self.tests.append(_test_rows(cutoff, self.level, test, choice))
 
     def _back_test(self, cutoff: date, known: int) -> tuple[bool, BackTest]:
         """Whether to allow for moving feasts on this level, and the back-test of all candidates made that way.
@@ -192,9 +207,10 @@ class _Level:
         size[self.sample] = series_size(choice.errors, np.nan_to_num(test.scale), spread.growth, spread.pooled)
         return quantiles_around(mean, size, spread)
 
-    def _choice_rows(self, cutoff: date, known: int, model: str, leading: Sequence[str]) -> pl.DataFrame:
+    def _choice_rows(self, cutoff: date, known: int, model: str, leading: Sequence[str], follows: np.ndarray) -> pl.DataFrame:
         past = self.values[:, :known]
-        fallback = fallbacks(past, self.config.horizon_periods, self.config.season_periods)
+        own = fallbacks(past, self.config.horizon_periods, self.config.season_periods)
+        fallback = [FOLLOWS if following else text for text, following in zip(own, follows, strict=True)]
         return (
             self.panel.keys[self.rows]
             .with_columns(
@@ -206,6 +222,52 @@ class _Level:
             )
             .select(c.CUTOFF, *KEY, c.MODEL, "leading_model", "fallback", "notes")
         )
+
+
+@dataclass
+class _Leaders:
+    """The categories (or the total) that items too young or too small for a model of their own follow."""
+
+    levels: dict[str, _Level]
+    categories: Mapping[str, str]
+
+    def follow(self, mean: np.ndarray, items: _Level, known: int) -> np.ndarray:
+        """Put the followers' means into `mean` [S, H], their own recent level times the course of their leader; [S] who follows.
+
+        Young: fewer than `SHORTEST_SERIES` periods. Small: behind the `max_item_series` that sold most in the last year's worth of periods.
+        """
+        past = items.values[:, :known]
+        year = past[:, -max((1, *items.config.season_periods)) :]
+        rank = np.argsort(np.argsort(-np.nansum(year, axis=1), kind="stable"), kind="stable")
+        wanted = (lengths(past) > 0) & ((lengths(past) < SHORTEST_SERIES) | (rank >= items.config.max_item_series))
+        follows = np.zeros(len(past), dtype=bool)
+        leaders = [self._leader(name, region) for name, region in items.panel.keys[items.rows[wanted]].select(c.ID, c.REGION).iter_rows()]
+        for row, leader in zip(np.flatnonzero(wanted), leaders, strict=True):
+            if leader is None or known not in leader[0].means:
+                continue
+            level, place = leader
+            alive = min(int(lengths(past[row : row + 1])[0]), RECENT_PERIODS)
+            usual = level.values[place, known - alive : known].mean()
+            if usual > 0:
+                mean[row] = past[row, -alive:].mean() * level.means[known][place] / usual
+                follows[row] = True
+        return follows
+
+    def _leader(self, item: str, region: str) -> tuple[_Level, int] | None:
+        path = self.categories.get(item, "")
+        while path:
+            found = self._place(c.CATEGORY).get((path, region))
+            if found is not None:
+                return self.levels[c.CATEGORY], found
+            path = path.rpartition(c.CATEGORY_SEPARATOR)[0]
+        total = [place for (_, of), place in self._place(c.TOTAL).items() if of == region]
+        return (self.levels[c.TOTAL], total[0]) if total else None
+
+    def _place(self, level: str) -> dict[tuple[str, str], int]:
+        """(id, region) -> row within a level."""
+        if level not in self.levels:
+            return {}
+        return self.levels[level].place
 
 
 def _exposures_by_region(calendar: pl.DataFrame | None, panel: Panel, rows: np.ndarray, horizon: int) -> list[tuple[np.ndarray, np.ndarray]]:
