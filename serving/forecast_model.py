@@ -8,17 +8,34 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from contracts import columns as c
-from contracts.tables import FORECASTS
+from contracts.tables import QUANTILES, quantile_column
 
 
 class ForecastRequest(pydantic.BaseModel):
-    """One series and the days asked for; without days the whole horizon."""
+    """One series and the days asked for (ISO, both included); without days the whole horizon."""
 
     level: str = c.CATEGORY
     id: str
     region: str = c.ALL_REGIONS
-    first_day: date | None = None
-    last_day: date | None = None
+    first_day: str | None = None
+    last_day: str | None = None
+
+
+class ForecastPeriod(pydantic.BaseModel):
+    """One period of a series: its first day, the model that was chosen, mean and quantiles (`q100` is the 10 % quantile), in units."""
+
+    date: str
+    model: str
+    mean: float
+    quantiles: dict[str, float]
+
+
+class Forecast(pydantic.BaseModel):
+    """The answer to a request; no periods for a series that is not forecast."""
+
+    level: str
+    id: str
+    periods: list[ForecastPeriod]
 
 
 class ForecastModel(PythonModel):
@@ -29,18 +46,26 @@ class ForecastModel(PythonModel):
         table = pl.read_parquet(context.artifacts["forecasts"])
         self.forecasts = table.filter(pl.col(c.CUTOFF) == pl.col(c.CUTOFF).max())
 
-    def predict(self, model_input: list[ForecastRequest], params: dict[str, str] | None = None) -> list[list[dict[str, str | float]]]:
-        """One list of rows (date, mean, quantiles) per request; empty for a series that is not forecast."""
-        return [self._rows(request) for request in model_input]
+    def predict(self, model_input: list[ForecastRequest]) -> list[Forecast]:
+        """One forecast per request, in order; periods oldest first."""
+        return [Forecast(level=request.level, id=request.id, periods=self._periods(request)) for request in model_input]
 
-    def _rows(self, request: ForecastRequest) -> list[dict[str, str | float]]:
+    def _periods(self, request: ForecastRequest) -> list[ForecastPeriod]:
         wanted = (pl.col(c.LEVEL) == request.level) & (pl.col(c.ID) == request.id) & (pl.col(c.REGION) == request.region)
         if request.first_day:
-            wanted &= pl.col(c.DATE) >= request.first_day
+            wanted &= pl.col(c.DATE) >= date.fromisoformat(request.first_day)
         if request.last_day:
-            wanted &= pl.col(c.DATE) <= request.last_day
-        columns = [name for name in FORECASTS.schema if name not in (c.CUTOFF, c.LEVEL, c.ID, c.REGION)]
-        return self.forecasts.filter(wanted).sort(c.DATE).select(pl.col(c.DATE).cast(pl.String), *columns[1:]).to_dicts()
+            wanted &= pl.col(c.DATE) <= date.fromisoformat(request.last_day)
+        names = [name for name in map(quantile_column, QUANTILES) if name in self.forecasts.columns]
+        return [
+            ForecastPeriod(
+                date=row[c.DATE].isoformat(),
+                model=row[c.MODEL],
+                mean=row[c.MEAN],
+                quantiles={name: row[name] for name in names if row[name] is not None},
+            )
+            for row in self.forecasts.filter(wanted).sort(c.DATE, c.MODEL).iter_rows(named=True)
+        ]
 
 
 set_model(ForecastModel())

@@ -27,7 +27,7 @@ from tasks.progress import progress_of
 from tasks.reuse import reusable
 from tasks.store import Store, read_table, write_table
 
-CODE = ("features",)
+CODE = ("features", "evaluation")
 CALENDAR_YEARS_AHEAD = 2
 
 

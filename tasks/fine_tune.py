@@ -18,8 +18,8 @@ from lightning_modules.jobs import FineTuneJob, Sample
 from serving.bundle import BundleMetadata, write_bundle
 from tasks.pretrain import event_types, num_items
 from tasks.progress import progress_lines, progress_of
-from tasks.reuse import reusable
-from tasks.store import Store, code_version, read_table
+from tasks.reuse import is_fresh, reusable
+from tasks.store import Store, code_version, fresh_folder, read_table
 from tasks.training_process import run_training
 
 CODE = ("lightning_modules", "serving", "features")
@@ -42,6 +42,8 @@ def fine_tune(
 ) -> Bundles:
     """Fit the head on what was known at earlier cut-offs and pack each origin's networks with the tables they need."""
     folder = store.step_folder("fine_tune", features, season, snapshots, config, evaluation, compute, str(seed), code=CODE)
+    if is_fresh():
+        fresh_folder(folder)
     origins = tuple(date.fromisoformat(day) for day in dict.fromkeys([*features.origins, features.end]))
     job = FineTuneJob.from_config(
         config,

@@ -12,8 +12,8 @@ from contracts.artifacts import FeatureTables, Snapshots, text_digest
 from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
 from lightning_modules.jobs import PretrainJob
 from tasks.progress import progress_lines, progress_of
-from tasks.reuse import reusable
-from tasks.store import Store, read_table, write_table
+from tasks.reuse import is_fresh, reusable
+from tasks.store import Store, fresh_folder, read_table, write_table
 from tasks.training_process import run_training
 
 CODE = ("lightning_modules",)
@@ -27,6 +27,8 @@ def pretrain(
     if not config.enabled or features.training_events is None:
         return Snapshots(folder=None, cutoffs=(), digest="none")
     folder = store.step_folder("pretrain", features.training_events, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), code=CODE)
+    if is_fresh():
+        fresh_folder(folder)
     job = PretrainJob.from_config(
         config,
         inputs_digest=text_digest(features.training_events.digest, features.vocabulary.digest),

@@ -25,11 +25,13 @@ def promote(version: RegisteredVersion, challenger: PromotionOutcome, evaluation
     client = connect(registry, store.storage_root)
     champion = version_at(client, registry.model_name, CHAMPION)
     current = str(champion.version) if champion else None
+    is_serving = champion is not None and champion.tags.get("bundle_digest") == _tags(client, version).get("bundle_digest")
     if not challenger.challenger:
         outcome = challenger.model_copy(update={"champion_version": current})
-    elif current == version.version:
+    elif is_serving:
+        same = "" if current == version.version else f": version {version.version} is the same model, measured again"
         outcome = challenger.model_copy(
-            update={"promoted": True, "champion_version": current, "reasons": (*challenger.reasons, f"version {current} is the champion already")}
+            update={"promoted": True, "champion_version": current, "reasons": (*challenger.reasons, f"version {current} is the champion already{same}")}
         )
     elif not registry.auto_promote:
         waiting = f"version {version.version} waits for a review: set the tag review=approved on it in MLflow"
@@ -49,6 +51,11 @@ def promote(version: RegisteredVersion, challenger: PromotionOutcome, evaluation
     get_run_logger().info("champion: version %s", outcome.champion_version)
     create_markdown_artifact(decision_text(outcome, version), key="promotion", description="What the gates and the promotion decided")
     return outcome
+
+
+def _tags(client: MlflowClient, version: RegisteredVersion) -> dict[str, str]:
+    with registry_faults():
+        return dict(client.get_model_version(version.name, version.version).tags)
 
 
 def move_champion(

@@ -17,7 +17,7 @@ from tasks.registry import bundle_of_version, connect
 from tasks.reuse import reusable
 from tasks.store import Store, write_table
 
-CODE = ("serving", "features")
+CODE = ("serving", "features", "expectations")
 
 
 @task(name="publish", **reusable(*CODE, minutes=240))

@@ -112,9 +112,27 @@ def register(
         tags={**tags, "trained_until": features.end, "evaluated_version": measured},
         extra=[golden],
     )
-    log_encoder(client, f"{registry.model_name}-encoder", parent, bundles.final)
+    shared = {key: tags[key] for key in ("data_digest", "git_sha", "run_id", "prefect_flow_run_id")}
+    encoder = config.pretraining.encoder
+    log_encoder(
+        client,
+        f"{registry.model_name}-encoder",
+        parent,
+        bundles.final,
+        description=f"{encoder.kind} encoder of {config.name}, width {encoder.width}: a history and a request date -> query vector. "
+        f"Trained on {features.training_events.rows:,} events up to {features.end}; part of {registry.model_name} version {final}.",
+        tags={**shared, "recommender_version": final},
+    )
     if forecasts:
-        log_forecaster(client, f"{registry.model_name}-forecaster", parent, forecasts)
+        log_forecaster(
+            client,
+            f"{registry.model_name}-forecaster",
+            parent,
+            forecasts,
+            description=f"Demand of {config.name} by {config.forecast.frequency}, {config.forecast.horizon_periods} periods from {features.end}: "
+            f"mean and quantiles of {', '.join(config.forecast.levels)}, each with the model its back-test chose.",
+            tags={**shared, "cutoff": features.end},
+        )
     client.set_terminated(parent)
     get_run_logger().info("registered %s version %s (measured as version %s), run %s", registry.model_name, final, measured, parent)
     create_link_artifact(

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import requests
 from mlflow import MlflowClient
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 from sqlalchemy.exc import OperationalError
 
 from contracts.artifacts import BundleRef, ForecastTables, TableRef
@@ -182,13 +185,11 @@ def log_recommender(
             for path in extra:
                 client.log_artifact(run_id, str(path))
         found = str(logged.registered_model_version)
-    with registry_faults():
-        client.update_model_version(name, found, description=description)
-    set_version_tags(client, name, found, {**tags, "kind": kind, "cutoff": bundle.cutoff, "bundle_digest": bundle.digest})
+    _describe(client, name, found, description, {**tags, "kind": kind, "cutoff": bundle.cutoff, "bundle_digest": bundle.digest})
     return found
 
 
-def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef) -> str | None:
+def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef, *, description: str, tags: Mapping[str, str]) -> str | None:
     """Register the exported encoder (ONNX) of a bundle; None where the recommender has none."""
     path = Path(bundle.path) / "networks" / "encoder.onnx"
     if not path.exists():
@@ -197,16 +198,42 @@ def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef)
     if found is None:
         import onnx
 
+        network = onnx.load(str(path))
         with active_run(run_id):
             logged = mlflow.onnx.log_model(
-                onnx.load(str(path)), name="encoder", pip_requirements=[f"onnxruntime=={version('onnxruntime')}"], registered_model_name=name
+                network,
+                name="encoder",
+                signature=_signature(network),
+                onnx_execution_providers=["CPUExecutionProvider"],
+                input_example={given.name: np.ones((1, 3)[: _rank(given)], dtype=_kind(given)) for given in network.graph.input},
+                pip_requirements=[f"onnxruntime=={version('onnxruntime')}"],
+                registered_model_name=name,
             )
         found = str(logged.registered_model_version)
-    set_version_tags(client, name, found, {"bundle_digest": bundle.digest, "cutoff": bundle.cutoff})
+    _describe(client, name, found, description, {**tags, "bundle_digest": bundle.digest, "cutoff": bundle.cutoff})
     return found
 
 
-def log_forecaster(client: MlflowClient, name: str, run_id: str, forecasts: ForecastTables) -> str:
+def _signature(network: Any) -> ModelSignature:
+    """Names, types and shapes of an ONNX graph's inputs and outputs; -1 for a size that is free."""
+
+    def schema(values: Any) -> Schema:
+        return Schema([TensorSpec(_kind(value), tuple(size.dim_value or -1 for size in value.type.tensor_type.shape.dim), value.name) for value in values])
+
+    return ModelSignature(schema(network.graph.input), schema(network.graph.output))
+
+
+def _kind(value: Any) -> np.dtype:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+
+
+def _rank(value: Any) -> int:
+    return len(value.type.tensor_type.shape.dim)
+
+
+def log_forecaster(client: MlflowClient, name: str, run_id: str, forecasts: ForecastTables, *, description: str, tags: Mapping[str, str]) -> str:
     """Register the newest forecasts as a model that answers level, id and dates."""
     found = _version_of(client, name, forecasts.forecasts.digest)
     if found is None:
@@ -221,8 +248,14 @@ def log_forecaster(client: MlflowClient, name: str, run_id: str, forecasts: Fore
                 registered_model_name=name,
             )
         found = str(logged.registered_model_version)
-    set_version_tags(client, name, found, {"bundle_digest": forecasts.forecasts.digest})
+    _describe(client, name, found, description, {**tags, "bundle_digest": forecasts.forecasts.digest})
     return found
+
+
+def _describe(client: MlflowClient, name: str, number: str, description: str, tags: Mapping[str, Any]) -> None:
+    with registry_faults():
+        client.update_model_version(name, number, description=description)
+    set_version_tags(client, name, number, tags)
 
 
 def _version_of(client: MlflowClient, name: str, digest: str, evaluation_digest: str | None = None) -> str | None:

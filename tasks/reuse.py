@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from pydantic import BaseModel
 
 from contracts.artifacts import text_digest
@@ -21,6 +22,11 @@ def reusable(*code: str, minutes: int = 60) -> dict[str, Any]:
 def run_each_time(*, minutes: int = 60) -> dict[str, Any]:
     """Options of a task whose result depends on the outside world: it runs in every flow run."""
     return {**_always(minutes), "cache_policy": NO_CACHE, "persist_result": False}
+
+
+def is_fresh() -> bool:
+    """Whether this run was asked to forget finished work; a step that keeps unfinished work of its own empties its folder then."""
+    return bool(PREFECT_TASKS_REFRESH_CACHE.value())
 
 
 def _always(minutes: int) -> dict[str, Any]:
