@@ -4,7 +4,6 @@
 record batches end where a user ends. Positions 0..N-1 count its rows; a user's events are the range `offsets[u]:offsets[u+1]`.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,22 @@ from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 EVENT_DAY = "event_day"
 SHARD_ROWS = 4_000_000
 READ_ROWS = 1_000_000
-SCHEMA = pa.schema([(c.ITEM_INDEX, pa.int32()), (EVENT_DAY, pa.int32()), (c.EVENT_TYPE, pa.uint8())])
+IS_FIRST = "is_first"
+SCHEMA = pa.schema([(c.ITEM_INDEX, pa.int32()), (EVENT_DAY, pa.int32()), (c.EVENT_TYPE, pa.uint8()), (IS_FIRST, pa.uint8())])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Columns of one record batch, zero-copy views of the mapped file."""
+    """Columns of one record batch, zero-copy views of the mapped file; `is_first` marks a user's first event with an item."""
 
     items: np.ndarray
     days: np.ndarray
     types: np.ndarray
+    is_first: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Shard":
+        """Copies of some rows."""
+        return Shard(self.items[rows], self.days[rows], self.types[rows], self.is_first[rows])
 
 
 class EventLog:
@@ -55,17 +60,17 @@ class EventLog:
         return pl.read_parquet(self._users)[c.USER_ID]
 
     def take(self, positions: np.ndarray) -> Shard:
-        """Items, days and types at `positions` (any order)."""
+        """Events at `positions` (any order)."""
         shard_of = np.searchsorted(self.starts, positions, side="right") - 1
         touched = np.unique(shard_of)
         if len(touched) == 1:
-            shard, local = self.shards[touched[0]], positions - self.starts[touched[0]]
-            return Shard(shard.items[local], shard.days[local], shard.types[local])
-        out = Shard(np.empty(len(positions), np.int32), np.empty(len(positions), np.int32), np.empty(len(positions), np.uint8))
-        for number in touched:
-            mine = shard_of == number
-            shard, local = self.shards[number], positions[mine] - self.starts[number]
-            out.items[mine], out.days[mine], out.types[mine] = shard.items[local], shard.days[local], shard.types[local]
+            return self.shards[touched[0]].take(positions - self.starts[touched[0]])
+        number = len(positions)
+        out = Shard(np.empty(number, np.int32), np.empty(number, np.int32), np.empty(number, np.uint8), np.empty(number, np.uint8))
+        for shard in touched:
+            mine = shard_of == shard
+            part = self.shards[shard].take(positions[mine] - self.starts[shard])
+            out.items[mine], out.days[mine], out.types[mine], out.is_first[mine] = part.items, part.days, part.types, part.is_first
         return out
 
     def ends_before(self, day: int) -> np.ndarray:
@@ -112,7 +117,8 @@ def prepare_event_log(events: str, folder: Path, event_types: Mapping[str, int],
             users.append(runs["value"].alias(c.USER_ID))
             lengths.append(runs["len"].to_numpy())
             codes = shard[c.EVENT_TYPE].cast(pl.String).replace_strict(dict(event_types), default=0, return_dtype=pl.UInt8)
-            columns = [shard[c.ITEM_INDEX].cast(pl.Int32), shard[EVENT_DAY].cast(pl.Int32), codes]
+            is_first = shard.select(pl.struct(c.USER_ID, c.ITEM_INDEX).is_first_distinct().cast(pl.UInt8)).to_series()
+            columns = [shard[c.ITEM_INDEX].cast(pl.Int32), shard[EVENT_DAY].cast(pl.Int32), codes, is_first]
             writer.write_batch(pa.record_batch([pa.array(column.to_numpy()) for column in columns], schema=SCHEMA))
     if not users:
         raise NotEnoughHistoryError(f"training_events: expected at least one event, found none in {events}. Check the cut-off and the ingest.")
@@ -153,10 +159,6 @@ def _check_items(shard: pl.DataFrame, events: str, num_items: int) -> None:
     largest, smallest = shard[c.ITEM_INDEX].max(), shard[c.ITEM_INDEX].min()
     if largest is None or smallest is None or int(str(largest)) >= num_items or int(str(smallest)) < 0:
         raise CheckpointMismatchError(
-            f"training_events: expected item_index from 0 to {num_items - 1}, found {smallest} to {largest} in {events}. Build the events with the vocabulary of this run."
+            f"training_events: expected item_index from 0 to {num_items - 1}, found {smallest} to {largest} in {events}. "
+            "Build the events with the vocabulary of this run."
         )
-
-
-def process_rank() -> int:
-    """Rank of this process among those that train together, 0 where it is alone; rank 0 writes shared files."""
-    return int(os.environ.get("RANK", "0"))

@@ -10,29 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from lightning_modules.head import Head, Mean
+from lightning_modules.head import CLAMP, Head, PriorNetwork
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.samples import Known
 from lightning_modules.taste import Taste
 
 HEAD_FORMAT = 2
+ROW_OPSET = 18
+ROW_IR = 10
 MAX_BATCH = 1_000_000
-
-
-class Column(nn.Module):
-    """First output of a network, [N, 1] -> [N]."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [N, inputs] -> [N]."""
-        return self.network(inputs)[:, 0]
 
 
 def export_networks(job: FineTuneJob, known: Known, heads: Sequence[Head], folder: Path) -> None:
@@ -42,9 +34,8 @@ def export_networks(job: FineTuneJob, known: Known, heads: Sequence[Head], folde
     if known.taste is not None and known.item_vectors is not None:
         export_encoder(known.taste, folder / "encoder.onnx")
     save_file(tables, folder / "vectors.safetensors")
-    export_rows(Mean([head.season for head in heads]), len(job.season_inputs), folder / "season.onnx", output="season")
-    num_habit_inputs = heads[0].habit.linear.in_features
-    export_rows(Column(Mean([head.habit for head in heads])), num_habit_inputs, folder / "habit.onnx", output="habit")
+    export_rows([head.season for head in heads], folder / "season.onnx", output="season")
+    export_rows([head.habit for head in heads], folder / "habit.onnx", output="habit")
     (folder / "head.json").write_text(json.dumps(head_description(job, known, heads), indent=1), encoding="utf-8")
 
 
@@ -104,9 +95,59 @@ def export_encoder(taste: Taste, path: Path) -> None:
     _export(taste.eval(), inputs, shapes, path, "query")
 
 
-def export_rows(network: nn.Module, num_inputs: int, path: Path, *, output: str) -> None:
-    """Export a network of rows, inputs [N, num_inputs], with free N."""
-    _export(network.eval(), {"inputs": torch.zeros(3, num_inputs)}, {"inputs": {0: torch.export.Dim("rows", min=1, max=2**31 - 1)}}, path, output)
+def export_rows(networks: Sequence[PriorNetwork], path: Path, *, output: str) -> None:
+    """Export the mean of networks of rows: inputs [N, inputs] -> [N, outputs], or [N] where there is one output.
+
+    The graph is written node by node: it is small, and tracing it would cost seconds for each head.
+    """
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def constant(name: str, value: np.ndarray) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
+        return name
+
+    def add(operation: str, result: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(operation, list(inputs), [result], **attributes))
+        return result
+
+    results = []
+    for number, network in enumerate(networks):
+        weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
+        at = f"network_{number}/"
+        used = add("Mul", at + "used_inputs", "inputs", constant(at + "used", weights["used"]))
+        plain = add(
+            "Gemm", at + "plain", used, constant(at + "linear_weight", weights["linear.weight"]), constant(at + "linear_bias", weights["linear.bias"]), transB=1
+        )
+        centred = add("Sub", at + "centred", "inputs", constant(at + "mean", weights["mean"]))
+        scaled = add("Mul", at + "scaled", centred, constant(at + "scale", weights["scale"]))
+        standard = add("Clip", at + "standard", scaled, constant(at + "low", np.array(-CLAMP)), constant(at + "high", np.array(CLAMP)))
+        inner = add(
+            "Gemm", at + "inner", standard, constant(at + "inner_weight", weights["inner.weight"]), constant(at + "inner_bias", weights["inner.bias"]), transB=1
+        )
+        active = add("Mul", at + "active", inner, add("Sigmoid", at + "gate", inner))
+        outer = add(
+            "Gemm", at + "outer", active, constant(at + "outer_weight", weights["outer.weight"]), constant(at + "outer_bias", weights["outer.bias"]), transB=1
+        )
+        results.append(add("Add", at + "result", plain, outer))
+    num_inputs, num_outputs = networks[0].linear.in_features, networks[0].linear.out_features
+    mean = add("Mean", "mean", *results)
+    if num_outputs == 1:
+        axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+        constants.append(axes)
+        add("Squeeze", output, mean, "axes")
+    else:
+        add("Identity", output, mean)
+    graph = helper.make_graph(
+        nodes,
+        output,
+        [helper.make_tensor_value_info("inputs", onnx.TensorProto.FLOAT, ["rows", num_inputs])],
+        [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["rows"] if num_outputs == 1 else ["rows", num_outputs])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", ROW_OPSET)], ir_version=ROW_IR)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _export(network: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, Any], path: Path, output: str) -> None:

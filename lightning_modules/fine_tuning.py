@@ -26,13 +26,13 @@ from contracts import columns as c
 from contracts.artifacts import JobResult
 from contracts.errors import NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
-from lightning_modules.event_log import EventLog, process_rank
+from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
 from lightning_modules.head import Head, build_head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
-from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, say
+from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, process_rank, say
 
 NEVER = -1e9
 TOP = 10
@@ -122,10 +122,8 @@ class FineTuning(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: UserBatch, batch_idx: int) -> None:
         """Warm up over the first tenth, then follow a cosine to nothing."""
-        if batch.fraction < WARM_UP:
-            share = batch.fraction / WARM_UP
-        else:
-            share = 0.5 + 0.5 * math.cos(math.pi * (batch.fraction - WARM_UP) / (1 - WARM_UP))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * (batch.fraction - WARM_UP) / (1 - WARM_UP))
+        share = batch.fraction / WARM_UP if batch.fraction < WARM_UP else cosine
         for group in self.optimizers().param_groups:
             group["lr"] = self.job.optimizer.learning_rate * max(share, 0.01)
 

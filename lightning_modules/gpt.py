@@ -5,8 +5,8 @@ weights (a test keeps it so). Source: Radford et al. 2019, "Language models are 
 SASRec, arXiv 1808.09781.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_modules.layouts import Layout
 
@@ -21,10 +21,10 @@ class CausalAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x [..., D] -> [..., D]."""
+        """From x [..., D] to [..., D]."""
         queries, keys, values = self.inputs(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [..., H, E]
         mixed = layout.attend(queries, keys, values, dropout=self.dropout if self.training else 0.0, is_causal=True)
-        return F.dropout(self.output(mixed.flatten(-2)), self.dropout, self.training)
+        return functional.dropout(self.output(mixed.flatten(-2)), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -38,10 +38,10 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x [..., D] -> [..., D]."""
+        """From x [..., D] to [..., D]."""
         x = x + self.attention(self.norm_1(x), layout)
-        hidden = self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh"))
-        return x + F.dropout(hidden, self.dropout, self.training)
+        hidden = self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+        return x + functional.dropout(hidden, self.dropout, self.training)
 
 
 class GPT(nn.Module):

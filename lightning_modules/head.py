@@ -12,8 +12,8 @@ Letters: N rows, S season inputs, H habit inputs, K terms of taste (the encoder 
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 CLAMP = 5.0
 LEAST_DEVIATION = 1e-3
@@ -42,9 +42,9 @@ class PriorNetwork(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [N, inputs] -> [N, outputs]."""
+        """From inputs [N, inputs] to [N, outputs]."""
         standard = ((inputs - self.mean) * self.scale).clamp(-CLAMP, CLAMP)
-        return self.linear(inputs * self.used) + self.outer(F.silu(self.inner(standard)))
+        return self.linear(inputs * self.used) + self.outer(functional.silu(self.inner(standard)))
 
 
 class Head(nn.Module):
@@ -57,7 +57,7 @@ class Head(nn.Module):
 
     def taste_weights(self) -> Tensor:
         """Weights of the terms of taste for each list, [L, K]."""
-        return F.softplus(self.raw_weights)
+        return functional.softplus(self.raw_weights)
 
 
 def build_head(
@@ -96,15 +96,3 @@ def build_head(
         is_used=torch.tensor([name not in unused_inputs for name in all_habit_inputs]),
     )
     return Head(season, habit, taste_weights)
-
-
-class Mean(nn.Module):
-    """Mean of several networks' outputs: heads of several seeds as one."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [N, inputs] -> [N, outputs]."""
-        return torch.stack([network(inputs) for network in self.networks]).mean(0)

@@ -58,6 +58,10 @@ class PretrainJob(Job):
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads a request may have, days.")] = (0, 28)
     epochs: Annotated[float, Field(gt=0, description="Events visited for each new event, old ones (replay) included.")] = 3.0
     replay: Annotated[float, Field(ge=0, lt=1, description="Share of each period's visits that goes to older events, where epochs leave room.")] = 0.5
+    repeat_weight: Annotated[
+        float, Field(ge=0, le=1, description="Weight of a target the user has had before; 0: only what is new to the user is learned.")
+    ] = 1.0
+    even_share: Annotated[float, Field(ge=0, le=1, description="Share of the negatives drawn evenly over the items instead of by popularity.")] = 0.0
     batch_events: Annotated[int, Field(ge=2, description="Events in one packed batch, over all processes.")] = 8_192
     num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
     held_out_days: Annotated[int, Field(ge=0, description="Days before the first cut-off kept out of its training, to stop early; 0: no early stopping.")] = 7
@@ -88,9 +92,7 @@ class Sample(BaseModel):
     season: Annotated[str, Field(description="Parquet: item_id, then the season inputs at the request date; one row per item known at the cut-off.")]
     habits: Annotated[
         str,
-        Field(
-            description="Parquet: user_id, item_id, then the habit inputs at the request date; one row per (user, item) with a past; users without targets may be left out."
-        ),
+        Field(description="Parquet: user_id, item_id, then the habit inputs at the request date; one row per (user, item) with a past, of users with targets."),
     ]
     targets: Annotated[str, Field(description="Parquet: user_id, item_id, is_new; one row per distinct (user, item) of the window.")]
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 GROUP_RATIO = 1.34
 
@@ -54,7 +54,7 @@ class Packed:
 
         def attention(q: Tensor, k: Tensor, v: Tensor, is_real: Tensor) -> Tensor:
             mask = None if is_causal or bool(is_real.all()) else is_real[:, None, None, :]
-            out = F.scaled_dot_product_attention(
+            out = functional.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, is_causal=is_causal
             )
             return out.transpose(1, 2)
@@ -86,7 +86,7 @@ class Padded:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float, is_causal: bool) -> Tensor:
         """Attention within each history: [B, T, H, E]. Steps behind the length hold rubbish; nothing real looks at them."""
         mask = None if is_causal else self._is_real(queries)[:, None, None, :]
-        out = F.scaled_dot_product_attention(
+        out = functional.scaled_dot_product_attention(
             queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, dropout_p=dropout, is_causal=is_causal
         )
         return out.transpose(1, 2)

@@ -72,15 +72,16 @@ def fit_exact(history: sp.csr_array, pool: np.ndarray, *, ridge: float, max_land
     kernel[np.diag_indices_from(kernel)] += ridge
     inverse = _inverse(kernel)
     columns = landmarks[:, pool]
-    regressed = np.asarray((columns.T @ inverse))  # M of the pool, [P, R]
+    regressed = np.asarray(columns.T @ inverse)  # M of the pool, [P, R]
     own = np.asarray(columns.T.multiply(regressed).sum(1)).ravel()
     free = np.maximum(1.0 - own, LEAST_FREE)
     return LinearItems(landmarks.T.tocsr(), pool, (regressed / free[:, None]).astype(np.float32), (own / free).astype(np.float32), rows, ridge)
 
 
 def fit_low_rank(history: sp.csr_array, pool: np.ndarray, *, rank: int, ridge: float, seed: int = 0) -> LinearItems:
-    """EASE with X replaced by its best approximation of `rank`: no users x users table. With X = U S V' and d = s^2 / (s^2 + ridge)
-    the score is (x V d V'_p - x_p h_p) / (1 - h_p), h_p = sum over r of V_pr^2 d_r.
+    """EASE with X replaced by its best approximation of `rank`: no users x users table.
+
+    With X = U S V' and d = s^2 / (s^2 + ridge) the score is (x V d V'_p - x_p h_p) / (1 - h_p), h_p = sum over r of V_pr^2 d_r.
     """
     vectors, singular = _right_singular_vectors(history, min(rank, *history.shape), seed)
     kept = singular**2 / (singular**2 + ridge)

@@ -5,8 +5,8 @@ Letters: N targets, D width, I items, K negatives shared by the N targets.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 NEVER = -1e9
@@ -28,7 +28,7 @@ def full_cross_entropy(
 
     def part(query: Tensor, vectors: Tensor, target: Tensor) -> Tensor:
         logits = (query @ vectors.T).float()
-        return F.cross_entropy(logits if bias is None else logits + bias, target, reduction="none")
+        return functional.cross_entropy(logits if bias is None else logits + bias, target, reduction="none")
 
     losses = [
         checkpoint(part, queries[start : start + chunk], item_vectors, targets[start : start + chunk], use_reentrant=False, preserve_rng_state=False)
@@ -89,8 +89,8 @@ def generalised_binary_cross_entropy(
 
     Source: gSASRec, arXiv 2308.07192, eq. 9; `beta` from `gbce_beta`.
     """
-    positive = -beta * F.logsigmoid(positive_scores.float())
-    negative = -F.logsigmoid(-negative_scores.float())
+    positive = -beta * functional.logsigmoid(positive_scores.float())
+    negative = -functional.logsigmoid(-negative_scores.float())
     if is_target is None:
         return _mean(positive + negative.mean(1), weights)
     kept = (~is_target).float()
@@ -107,7 +107,7 @@ def bayesian_personalised_ranking(
     positive_scores: Tensor, negative_scores: Tensor, *, is_target: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """BPR: -log sigmoid(target - negative), mean over the negatives. Source: Rendle et al. 2009, arXiv 1205.2618."""
-    pairs = -F.logsigmoid(positive_scores.float()[:, None] - negative_scores.float())
+    pairs = -functional.logsigmoid(positive_scores.float()[:, None] - negative_scores.float())
     if is_target is None:
         return _mean(pairs.mean(1), weights)
     kept = (~is_target).float()

@@ -19,11 +19,11 @@ from contracts.artifacts import JobResult
 from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig, EncoderConfig
 from lightning_modules import losses
-from lightning_modules.event_log import EventLog, process_rank, prepare_event_log
+from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.jobs import PretrainJob
 from lightning_modules.taste import Taste, build_taste, category_nodes
 from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings
-from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, say
+from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, process_rank, say
 
 SNAPSHOTS = "snapshots"
 ENCODER = "encoder.json"
@@ -248,6 +248,8 @@ def walk_settings(job: PretrainJob) -> WalkSettings:
         objective=job.objective,
         horizon_days=job.horizon_days,
         leads_days=job.leads_days,
+        repeat_weight=job.repeat_weight,
+        even_share=job.even_share,
         seed=job.seed,
     )
 

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from contracts import columns as c
 from contracts.sections.training import EncoderConfig
@@ -60,7 +60,7 @@ class ItemVectors(nn.Module):
             self.nodes.weight[0] = 0.0
 
     def forward(self, items: Tensor) -> Tensor:
-        """items [...] -> [..., D]."""
+        """Vectors of items [...], [..., D]."""
         own = self.own(items)
         return own + self.nodes(self.categories[items]).sum(-2) if self.has_categories else own
 
@@ -98,10 +98,10 @@ class RequestToken(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, state: Tensor, request_days: Tensor, lead_days: Tensor, since_days: Tensor) -> Tensor:
-        """state [M, D], the others [M] -> query [M, D]."""
+        """Query [M, D] from the state [M, D] and the request; the others are [M]."""
         since, lead = since_days.float(), lead_days.float()
         features = torch.cat([calendar(request_days), torch.log1p(lead)[:, None], torch.log1p(since)[:, None], (since < 1).float()[:, None]], -1)
-        return state + self.output(F.silu(self.inputs(torch.cat([state, features.to(state.dtype)], -1))))
+        return state + self.output(functional.silu(self.inputs(torch.cat([state, features.to(state.dtype)], -1))))
 
 
 class Taste(nn.Module):
@@ -118,7 +118,7 @@ class Taste(nn.Module):
 
     def states(self, vectors: Tensor, types: Tensor, gaps: Tensor, days: Tensor, steps: Tensor, layout: Layout) -> Tensor:
         """State after each event, [..., D]; `vectors` are the item vectors of the events."""
-        x = F.dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)
+        x = functional.dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)
         return self.encoder(x, steps, days, layout)
 
     def forward(self, items: Tensor, event_days: Tensor, event_types: Tensor, lengths: Tensor, request_day: Tensor, lead_days: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Batch:
     targets                          [M]  item index
     request_days, lead_days, since   [M]  day asked for, lead, days since the last event of the source
     negatives                        [K]  items drawn by popularity, the same on every process
-    weights                          [M]  1, or less where processes hold unequal shares
+    weights                          [M]  1 for a user's first event with an item, `repeat_weight` for later ones
     """
 
     items: Tensor
@@ -101,6 +101,8 @@ class WalkSettings:
     objective: str
     horizon_days: int
     leads_days: tuple[int, ...]
+    repeat_weight: float
+    even_share: float
     seed: int
 
 
@@ -140,7 +142,7 @@ class TimeWalk:
         """Batches from the present state to the end; starting again after the end begins anew."""
         while self.period < len(self.periods):
             plan = self._batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
-            negatives = NegativeSampler(self.log.item_counts(self.periods[self.period].end_day, self.num_items))
+            negatives = NegativeSampler(self.log.item_counts(self.periods[self.period].end_day, self.num_items), self.settings.even_share)
             for number in range(self.position, len(plan)):
                 self.position = number + 1
                 batch = self.batch(plan[number], negatives, key=(self.settings.seed, self.period, number), known_to=self._bounds[self.period])
@@ -161,7 +163,7 @@ class TimeWalk:
         windows = _cover(begin[users], older[users], known[users], self.settings.max_history, jitter=None)
         generator = np.random.default_rng([self.settings.seed, 9])
         plan = _pack(windows, generator.permutation(len(windows.starts)), self.settings.batch_events)[:HELD_OUT_BATCHES]
-        negatives = NegativeSampler(self.log.item_counts(first_day, self.num_items))
+        negatives = NegativeSampler(self.log.item_counts(first_day, self.num_items), self.settings.even_share)
         return [
             self.batch(windows_, negatives, key=(self.settings.seed, 10**6, number), known_to=known, first_target_day=first_day)
             for number, windows_ in enumerate(plan)
@@ -176,7 +178,7 @@ class TimeWalk:
     def batch(
         self, windows: Windows, negatives: "NegativeSampler", *, key: tuple[int, ...], known_to: np.ndarray, first_target_day: int | None = None
     ) -> Batch:
-        """This process's share of one global batch."""
+        """Share of this process of one global batch."""
         order = np.argsort(windows.lengths, kind="stable")
         is_empty = self.rank >= len(order)
         mine = windows.take(order[:1] if is_empty else order[self.rank :: self.world_size])
@@ -187,17 +189,19 @@ class TimeWalk:
         steps = np.arange(len(positions)) - np.repeat(offsets[:-1], mine.lengths)
         gaps = np.where(steps == 0, 0, np.diff(days, prepend=days[:1]))
         if self.settings.objective == "window_item":
-            sources, targets, target_days = self._window_targets(positions, days, known_to, key)
+            sources, chosen = self._window_targets(positions, days, known_to, key)
+            wanted = self.log.take(chosen)
         else:
             at = np.flatnonzero((steps > 0) | np.repeat(mine.is_beginning, mine.lengths))
-            sources, targets, target_days = np.where(steps[at] == 0, 0, at), items[at], days[at]
-        if first_target_day is not None:
-            wanted = target_days >= first_target_day
-            sources, targets, target_days = sources[wanted], targets[wanted], target_days[wanted]
+            sources, wanted = np.where(steps[at] == 0, 0, at), events.take(at)
+        target_weights = np.where(wanted.is_first, 1.0, self.settings.repeat_weight).astype(np.float32)
+        kept = (target_weights > 0) & (True if first_target_day is None else wanted.days >= first_target_day)
+        sources, wanted, target_weights = sources[kept], wanted.take(kept), target_weights[kept]
+        targets, target_days = wanted.items.astype(np.int64), wanted.days.astype(np.int64)
         last_days = np.where(sources == 0, target_days, days[sources - 1])
         chance = [uniform(positions[np.maximum(sources - 1, 0)], (*key, 3 + turn)) for turn in range(3)]
         request = _requests(target_days, last_days, self.settings.horizon_days, chance)
-        weights = np.full(len(targets), 0.0 if is_empty else 1.0, np.float32)
+        weights = target_weights * np.float32(0.0 if is_empty else 1.0)
         return Batch(
             *(torch.from_numpy(np.ascontiguousarray(x)) for x in (items, days, events.types.astype(np.int64), gaps, steps, sources, targets, *request)),
             negatives=torch.from_numpy(negatives.draw(self.settings.num_negatives, np.random.default_rng([*key, 1]))),
@@ -209,18 +213,18 @@ class TimeWalk:
             ends_period=False,
         )
 
-    def _window_targets(self, positions: np.ndarray, days: np.ndarray, known_to: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each event one later event of the user, drawn from the window of a lead drawn at random; events without one are left out."""
+    def _window_targets(self, positions: np.ndarray, days: np.ndarray, known_to: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """For each event one later event of the user, drawn from the window of a lead drawn at random; events without one are left out.
+
+        Returns the sources (see `Batch`) and the positions of their targets.
+        """
         user = np.searchsorted(self.log.offsets, positions, side="right") - 1
         leads = np.asarray(self.settings.leads_days)[(uniform(positions, (*key, 6)) * len(self.settings.leads_days)).astype(np.int64)]
         first = self._first_at(positions + 1, known_to[user], days + 1 + leads)
         last = self._first_at(first, known_to[user], days + 1 + leads + self.settings.horizon_days)
         chosen = first + (uniform(positions, (*key, 7)) * (last - first)).astype(np.int64)
         at = np.flatnonzero(last > first)
-        events = self.log.take(chosen[at]) if len(at) else None
-        if events is None:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return at + 1, events.items.astype(np.int64), events.days.astype(np.int64)
+        return at + 1, chosen[at]
 
     def _first_at(self, low: np.ndarray, high: np.ndarray, wanted_days: np.ndarray) -> np.ndarray:
         """First position in `[low, high)` whose day is at least the wanted one (`high` if none): bisection over all at once."""
@@ -236,11 +240,11 @@ class TimeWalk:
 
 
 class NegativeSampler:
-    """Draws items half by popularity, half evenly over the items seen so far; `log_expected` is the log of their expected counts."""
+    """Draws items by popularity, and a share of them evenly over the items seen so far."""
 
-    def __init__(self, counts: np.ndarray) -> None:
+    def __init__(self, counts: np.ndarray, even_share: float) -> None:
         seen = counts > 0
-        self.probability = 0.5 * counts / max(counts.sum(), 1) + 0.5 * seen / max(seen.sum(), 1)
+        self.probability = (1 - even_share) * counts / max(counts.sum(), 1) + even_share * seen / max(seen.sum(), 1)
         self._cumulative = np.cumsum(self.probability)
 
     def draw(self, number: int, generator: np.random.Generator) -> np.ndarray:

@@ -4,20 +4,22 @@ Alone it is one process; under `python -m torch.distributed.run` it is each rank
 written there, in one move, by the first process when all is done.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from contracts.artifacts import JobResult
 from contracts.sections.training import ComputeConfig
-from lightning_modules.event_log import process_rank
 from lightning_modules.fine_tuning import fine_tune
 from lightning_modules.forecasting import forecast
 from lightning_modules.jobs import TrainingRequest
 from lightning_modules.pretraining import pretrain
+from lightning_modules.trainers import process_rank
 
 RESULT = "result.json"
 
@@ -38,5 +40,13 @@ def run(path: Path) -> JobResult:
     return result
 
 
+def main() -> None:
+    """Run the job named on the command line; told to end (SIGTERM) the process leaves its checkpoint and exits with 143."""
+    try:
+        run(Path(sys.argv[1]))
+    except SIGTERMException:  # a SystemExit without a code: it would look like success
+        sys.exit(128 + signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    main()

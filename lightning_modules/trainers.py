@@ -25,8 +25,15 @@ LAST = "last.ckpt"
 SECONDS_BETWEEN_LINES = 1.0
 
 
+def process_rank() -> int:
+    """Rank of this process among those that train together, 0 where it is alone; rank 0 writes shared files."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def say(stage: str, fraction: float, text: str) -> None:
-    """Print one progress line, `progress <stage> <fraction> <text>`, for the process that started this one."""
+    """Print one progress line, `progress <stage> <fraction> <text>`, for the process that started this one; only rank 0 speaks."""
+    if process_rank():
+        return
     sys.stdout.write(f"progress {stage} {min(max(fraction, 0.0), 1.0):.4f} {text}\n")
     sys.stdout.flush()
 

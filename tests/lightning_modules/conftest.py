@@ -80,7 +80,9 @@ def _write_sample(events: pl.DataFrame, vocabulary: pl.DataFrame, folder: Path, 
         pl.lit(0.0, pl.Float32).alias("season_last_year_lift"),
         pl.lit(float(np.sin(angle)), pl.Float32).alias("season_sin_1"),
     ).write_parquet(folder / f"season_{cutoff}_{lead}.parquet")
-    pairs = past.group_by("user_id", "item_id").agg(((0.5 ** ((day - 1 - pl.col("event_day")) / 90)).sum() + 0.01).log().alias("decayed"), pl.col("event_day").max().alias("last"))
+    pairs = past.group_by("user_id", "item_id").agg(
+        ((0.5 ** ((day - 1 - pl.col("event_day")) / 90)).sum() + 0.01).log().alias("decayed"), pl.col("event_day").max().alias("last")
+    )
     pairs.sort("user_id", "item_id").select(
         "user_id",
         "item_id",

@@ -20,7 +20,19 @@ def log(events: pl.DataFrame, tables: Path, tmp_path: Path) -> EventLog:
 
 
 def settings(**given: object) -> WalkSettings:
-    values = {"max_history": 8, "batch_events": 100, "num_negatives": 5, "epochs": 1.0, "replay": 0.0, "objective": "next_item", "horizon_days": 28, "leads_days": (0, 28), "seed": 3}
+    values = {
+        "max_history": 8,
+        "batch_events": 100,
+        "num_negatives": 5,
+        "epochs": 1.0,
+        "replay": 0.0,
+        "objective": "next_item",
+        "horizon_days": 28,
+        "leads_days": (0, 28),
+        "repeat_weight": 1.0,
+        "even_share": 0.5,
+        "seed": 3,
+    }
     return WalkSettings(**(values | given))
 
 
@@ -88,7 +100,9 @@ def test_a_period_sees_nothing_at_or_after_its_end(log: EventLog, events: pl.Dat
 
 def test_the_future_changes_nothing_in_earlier_periods(log: EventLog, events: pl.DataFrame, tmp_path: Path) -> None:
     low = int(events["event_day"].quantile(0.5))
-    changed = events.with_columns(pl.when(pl.col("event_day") >= low).then((pl.col("item_index") + 1) % 40).otherwise(pl.col("item_index")).cast(pl.Int32).alias("item_index"))
+    changed = events.with_columns(
+        pl.when(pl.col("event_day") >= low).then((pl.col("item_index") + 1) % 40).otherwise(pl.col("item_index")).cast(pl.Int32).alias("item_index")
+    )
     changed.write_parquet(tmp_path / "changed.parquet")
     prepare_event_log(str(tmp_path / "changed.parquet"), tmp_path / "changed", CODES, num_items=40)
     other = EventLog(tmp_path / "changed")
@@ -132,6 +146,13 @@ def test_window_targets_lie_in_their_window(log: EventLog) -> None:
         assert (batch.request_days + 27 >= last + 1).all()
         number += len(batch.targets)
     assert number > 1000
+
+
+def test_without_weight_for_repeats_only_first_events_are_targets(log: EventLog, events: pl.DataFrame) -> None:
+    batches = list(walk(log, [10**6], repeat_weight=0.0))
+    counts = np.bincount(np.concatenate([batch.targets.numpy() for batch in batches]), minlength=40)
+    first = events.unique(["user_id", "item_index"], keep="first")
+    np.testing.assert_array_equal(counts, np.bincount(first["item_index"], minlength=40))
 
 
 def test_two_processes_share_each_batch_without_counting_anything_twice(log: EventLog) -> None:

@@ -1,0 +1,200 @@
+"""The head: what it starts from, what it counts, that it learns, and that an interrupted job goes on."""
+
+import math
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from contracts.errors import DataContractError, NotEnoughHistoryError
+from contracts.sections.training import ComputeConfig
+from lightning_modules import fine_tuning
+from lightning_modules.fine_tuning import RankedTargets, SampleWalk, fine_tune, list_loss, measure, rank_lists
+from lightning_modules.head import Head
+from lightning_modules.jobs import FineTuneJob
+from lightning_modules.pretraining import open_log
+from lightning_modules.samples import Known, SampleData, known_at, pool_taste, read_sample, sample_data
+
+
+@pytest.fixture
+def loaded(fine_tune_job: FineTuneJob, tmp_path: Path) -> tuple[FineTuneJob, Known, SampleData]:
+    job = fine_tune_job
+    log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
+    sample = job.samples[3]
+    known = known_at(job, log, sample.cutoff)
+    rows = log.users().to_frame().with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    tables = read_sample(job, known, sample, rows, pl.read_parquet(job.vocabulary))
+    return job, known, sample_data(job, log, known, tables, pool_taste(job, known, tables.rows, tmp_path / "terms"))
+
+
+def new_head(job: FineTuneJob, sample: SampleData) -> Head:
+    head = fine_tuning._new_head(job, [sample], ())
+    torch.manual_seed(0)
+    for network in (head.season, head.habit):
+        torch.nn.init.normal_(network.outer.weight, std=0.3)
+    return head
+
+
+def scores_by_hand(head: Head, job: FineTuneJob, sample: SampleData, user: int, name: str) -> dict[int, float]:
+    """Score of every known item for one user, item by item."""
+    number = 0 if name == "again" else 1
+    pairs = {int(sample.pair_items[row]): row for row in range(int(sample.offsets[user]), int(sample.offsets[user + 1]))}
+    users = torch.tensor([user])
+    pool = dict(zip(sample.pool.tolist(), sample.pool_taste(users)[0], strict=True))
+    rest = dict(zip(sample.rest.tolist(), sample.other_taste(users, sample.rest)[0], strict=True))
+    out = {}
+    for place, item in enumerate(sample.items.tolist()):
+        terms = (pool | rest)[item]
+        season = sample.season[place][None]
+        score = float(terms @ head.taste_weights()[number]) + float(head.season(season)[0, number])
+        row = pairs.get(item)
+        if row is not None and bool(sample.is_seen[row]):
+            habit = torch.cat([sample.habit[row].float(), season[0], sample.pair_taste[row]])
+            score = score + float(head.habit(habit[None])) if name == "again" else -math.inf
+        out[item] = score
+    return out
+
+
+@torch.no_grad()
+def test_ranks_and_totals_equal_scoring_item_by_item(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
+    job, _, sample = loaded
+    job = job.model_copy(update={"num_drawn": 100})  # all the rest: totals are exact
+    head = new_head(job, sample)
+    users = torch.tensor([0, 3, 17])
+    for ranked in rank_lists(head, job, sample, users, seed=1):
+        for place, user in enumerate(users.tolist()):
+            by_hand = scores_by_hand(head, job, sample, user, ranked.list_name)
+            mine = ranked.rows == place
+            first, last = int(sample.offsets[user]), int(sample.offsets[user + 1])
+            wanted = [row for row in range(first, last) if sample.is_target[row] and (ranked.list_name == "again" or not sample.is_seen[row])]
+            np.testing.assert_allclose(ranked.scores[mine].numpy(), [by_hand[int(sample.pair_items[row])] for row in wanted], atol=1e-3)
+            total = math.log(sum(math.exp(score) for score in by_hand.values()))
+            np.testing.assert_allclose(ranked.totals[mine].numpy(), total, atol=0.02)
+            for row, rank in zip(wanted, ranked.ranks[mine].tolist(), strict=True):
+                item = int(sample.pair_items[row])
+                own = {int(sample.pair_items[x]) for x in range(first, last)}
+                before = sum(score > by_hand[item] + 1e-4 for other, score in by_hand.items() if other in own or other in sample.pool.tolist())
+                assert abs(rank - before) <= 1
+
+
+def test_drawn_items_stand_for_the_rest(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
+    job, _, sample = loaded
+    head = new_head(job, sample)
+    users = torch.arange(8)
+    with torch.no_grad():
+        exact = rank_lists(head, job.model_copy(update={"num_drawn": 100}), sample, users, seed=0)[1].totals.exp()
+        few = job.model_copy(update={"num_drawn": 5})
+        mean = torch.stack([rank_lists(head, few, sample, users, seed=seed)[1].totals.exp() for seed in range(60)]).mean(0)
+    np.testing.assert_allclose(mean.numpy(), exact.numpy(), rtol=0.05)
+
+
+def test_the_loss_is_worked_by_hand() -> None:
+    ranked = RankedTargets(
+        "again",
+        scores=torch.tensor([1.0, 2.0, 0.0]),
+        totals=torch.tensor([3.0, 3.0, 4.0]),
+        ranks=torch.tensor([0, 10, 30]),
+        rows=torch.tensor([0, 0, 1]),
+        num_targets=torch.tensor([2, 1]),
+    )
+    loss, weight = list_loss(ranked)
+    weights = [1 / math.sqrt(2), 0.5 / math.sqrt(2), 0.25]
+    assert float(weight) == pytest.approx(sum(weights))
+    assert float(loss) == pytest.approx(2 * weights[0] + 1 * weights[1] + 4 * weights[2])
+
+
+def test_measure_is_ndcg_by_hand(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
+    job, _, sample = loaded
+    head = new_head(job, sample)
+    found = measure(head, job, sample, np.arange(sample.num_users))
+    with torch.no_grad():
+        for ranked in rank_lists(head, job, sample, torch.arange(sample.num_users), seed=0):
+            per_user = []
+            for user in range(sample.num_users):
+                ranks = ranked.ranks[ranked.rows == user].tolist()
+                if ranks:
+                    ideal = sum(1 / math.log2(place + 2) for place in range(min(len(ranks), 10)))
+                    per_user.append(sum(1 / math.log2(rank + 2) for rank in ranks if rank < 10) / ideal)
+            assert found[ranked.list_name] == pytest.approx(float(np.mean(per_user)), abs=1e-6)
+
+
+def test_habit_is_zero_off_the_history(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
+    job, _, sample = loaded
+    head = new_head(job, sample)
+    pairs = torch.arange(50)
+    season = sample.season[torch.searchsorted(sample.items, sample.pair_items[pairs])]
+    with torch.no_grad():
+        habit = fine_tuning._habit(head, sample, pairs, sample.is_seen[pairs], season, sample.pair_taste[pairs])
+    assert (habit[~sample.is_seen[pairs]] == 0).all()
+    assert (habit[sample.is_seen[pairs]] != 0).all()
+
+
+def test_the_loader_shows_every_user_once_an_epoch_and_goes_on_where_it_stopped() -> None:
+    def walk(rank: int = 0, world_size: int = 1) -> SampleWalk:
+        loader = SampleWalk([np.arange(7), np.array([2, 5, 9])], batch_users=3, epochs=2, seed=1)
+        loader.rank, loader.world_size = rank, world_size
+        return loader
+
+    def seen(loader: SampleWalk) -> list[tuple[int, tuple[int, ...]]]:
+        return [(batch.sample, tuple(batch.users.tolist())) for batch in loader]
+
+    whole = seen(walk())
+    assert len(whole) == len(walk())
+    first_epoch = sorted((sample, user) for sample, users in whole[: len(whole) // 2] for user in users)
+    assert first_epoch == [(0, user) for user in range(7)] + [(1, user) for user in (2, 5, 9)]
+    later = walk()
+    later.load_state_dict({"position": 5})
+    assert seen(later) == whole[5:]
+    halves = zip(seen(walk(0, 2)), seen(walk(1, 2)), strict=True)
+    assert [(one[0], tuple(sorted(one[1] + two[1]))) for one, two in halves] == whole
+
+
+def test_held_out_users_of_the_newest_cutoff_train_at_none_of_its_leads(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:
+    log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
+    samples, _ = fine_tuning._load(fine_tune_job, log, tmp_path / "terms")
+    users, newest, held_out = fine_tuning._split(samples, seed=0)
+    rows = set(newest.linear_rows[held_out].tolist())
+    assert len(rows) == int(0.25 * newest.num_users) > 0
+    for sample, kept in zip(samples, users, strict=True):
+        trained = set(sample.linear_rows[kept].tolist())
+        if sample.linear is newest.linear:
+            assert not trained & rows
+        else:
+            assert len(kept) == sample.num_users
+
+
+def test_only_windows_that_end_by_the_origin_are_learned_from(fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    early = fine_tune_job.samples[0].cutoff + timedelta(days=27)
+    with pytest.raises(NotEnoughHistoryError, match=rf"no sampled window ends at or before {early}; the earliest ends {early + timedelta(days=1)}"):
+        fine_tune(fine_tune_job.model_copy(update={"origins": (early,)}), compute, tmp_path)
+
+
+def test_a_missing_input_is_named(fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    job = fine_tune_job.model_copy(update={"season_inputs": (*fine_tune_job.season_inputs, "trend_of_fashion")})
+    with pytest.raises(DataContractError, match=r"season_.*columns trend_of_fashion missing; found item_id, trend_lift_4w"):
+        fine_tune(job, compute, tmp_path)
+
+
+def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[Head] = []
+    monkeypatch.setattr(fine_tuning, "_export", lambda job, known, found, place: heads.extend(found))
+    job = fine_tune_job.model_copy(update={"epochs": 6, "patience": 50})
+    result = fine_tune(job, compute, tmp_path)
+    origin = job.origins[0]
+    log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
+    samples, _ = fine_tuning._load(job, log, tmp_path / "terms")
+    _, newest, held_out = fine_tuning._split(samples, seed=job.seed)
+    before = measure(fine_tuning._new_head(job, samples, fine_tuning.CALENDAR_INPUTS), job, newest, held_out)
+    after = measure(heads[0], job, newest, held_out)
+    assert after["again"] == pytest.approx(result.metrics[f"held_out_ndcg_again_{origin}"])
+    assert sum(math.log(value + 1e-6) for value in after.values()) > sum(math.log(value + 1e-6) for value in before.values())
+
+
+def test_calendar_harmonics_wait_for_two_years_of_data(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:
+    log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
+    first = date(1970, 1, 1) + timedelta(days=min(int(shard.days.min()) for shard in log.shards))
+    assert "season_sin_1" in fine_tuning._unused_inputs(log, (first + timedelta(days=729)).toordinal())
+    assert fine_tuning._unused_inputs(log, (first + timedelta(days=730)).toordinal()) == ()

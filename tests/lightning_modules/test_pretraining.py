@@ -1,0 +1,184 @@
+"""Pre-training ends in the same weights however often it was interrupted, and however many processes shared it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
+from contracts.sections.training import ComputeConfig
+from lightning_modules.jobs import PretrainJob, TrainingRequest
+from lightning_modules.pretraining import learning_rate, plan_periods, pretrain, read_snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snapshots(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.stem: load_file(path) for path in sorted((folder / "snapshots").glob("*.safetensors"))}
+
+
+def assert_same(one: Path, two: Path, **tolerance: float) -> None:
+    first, second = snapshots(one), snapshots(two)
+    assert first.keys() == second.keys()
+    assert first
+    for name, state in first.items():
+        for key, value in state.items():
+            torch.testing.assert_close(
+                second[name][key], value, **({"atol": 0.0, "rtol": 0.0} | tolerance), msg=lambda text, at=f"{name} {key}": f"{at}: {text}"
+            )
+
+
+def write_request(job: PretrainJob, compute: ComputeConfig, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.json").write_text(TrainingRequest(job=job, compute=compute).model_dump_json())
+    return folder / "job.json"
+
+
+def start(path: Path, processes: int = 1) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "lightning_modules.train", str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(path: Path, processes: int = 1) -> str:
+    child = start(path, processes)
+    output, _ = child.communicate(timeout=300)
+    assert child.returncode == 0, output[-3_000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+def test_every_cutoff_gets_a_snapshot_that_reads_back(pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    result = pretrain(pretrain_job, compute, tmp_path)
+    assert list(snapshots(tmp_path)) == [cutoff.isoformat() for cutoff in pretrain_job.cutoffs]
+    taste = read_snapshot(tmp_path, pretrain_job.cutoffs[1].isoformat())
+    assert torch.equal(taste.items.own.weight, load_file(tmp_path / "snapshots" / f"{pretrain_job.cutoffs[1]}.safetensors")["items.own.weight"])
+    assert result.metrics["held_out_loss"] > 0
+    losses = pl.read_parquet(tmp_path / "losses.parquet").filter(pl.col("kind") == "training")
+    assert losses["loss"].is_finite().all()
+    with pytest.raises(CheckpointMismatchError, match=r"no snapshot at 2001-01-01; there are"):
+        read_snapshot(tmp_path, "2001-01-01")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    job = pretrain_job.model_copy(update={"cutoffs": pretrain_job.cutoffs[:1], "epochs": 0.5})
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        pretrain(job.model_copy(update={"seed": seed}), compute, tmp_path / name)
+    assert_same(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(AssertionError):
+        assert_same(tmp_path / "one", tmp_path / "three")
+
+
+def test_a_snapshot_has_seen_nothing_after_its_cutoff(pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    first = (pretrain_job.cutoffs[0] - date(1970, 1, 1)).days
+    changed = pl.read_parquet(pretrain_job.events).with_columns(
+        pl.when(pl.col("event_day") >= first).then((pl.col("item_index") + 3) % 40).otherwise(pl.col("item_index")).cast(pl.Int32).alias("item_index")
+    )
+    changed.write_parquet(tmp_path / "changed.parquet")
+    job = pretrain_job.model_copy(update={"cutoffs": pretrain_job.cutoffs[:2], "epochs": 0.5})
+    pretrain(job, compute, tmp_path / "one")
+    pretrain(job.model_copy(update={"events": str(tmp_path / "changed.parquet")}), compute, tmp_path / "two")
+    one, two = snapshots(tmp_path / "one"), snapshots(tmp_path / "two")
+    early, late = (cutoff.isoformat() for cutoff in job.cutoffs)
+    assert all(torch.equal(one[early][key], two[early][key]) for key in one[early])
+    assert not all(torch.equal(one[late][key], two[late][key]) for key in one[late])
+
+
+def test_training_learns_what_users_do(pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    job = pretrain_job.model_copy(update={"cutoffs": pretrain_job.cutoffs[-1:], "epochs": 3.0, "held_out_days": 30, "patience": 8})
+    metrics = pretrain(job, compute, tmp_path).metrics
+    untrained = math.log(job.num_negatives + 1)
+    assert metrics["held_out_loss"] < untrained - 0.3
+
+
+@pytest.mark.parametrize("loss", ["full_softmax", "gbce", "bce", "bpr"])
+def test_every_loss_trains(loss: str, pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    job = pretrain_job.model_copy(
+        update={"cutoffs": pretrain_job.cutoffs[:1], "epochs": 0.5, "loss": loss, "objective": "window_item" if loss == "bpr" else "next_item"}
+    )
+    assert np.isfinite(list(pretrain(job, compute, tmp_path).metrics.values())).all()
+
+
+def test_no_event_before_the_first_cutoff_is_an_error_that_says_so(pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    job = pretrain_job.model_copy(update={"cutoffs": (date(2020, 1, 1),)})
+    with pytest.raises(NotEnoughHistoryError, match="no event before 2020-01-01"):
+        pretrain(job, compute, tmp_path)
+
+
+def test_days_are_held_out_before_the_first_cutoff_only(pretrain_job: PretrainJob) -> None:
+    periods = plan_periods(pretrain_job)
+    first = (pretrain_job.cutoffs[0] - date(1970, 1, 1)).days
+    assert (periods[0].end_day, periods[0].snapshot) == (first - 7, None)
+    assert [period.snapshot for period in periods[1:]] == [cutoff.isoformat() for cutoff in pretrain_job.cutoffs]
+    assert [period.start_day for period in periods] == [None, *(period.end_day for period in periods[:-1])]
+
+
+def test_the_learning_rate_warms_up_and_falls_at_the_end_of_a_period() -> None:
+    assert learning_rate(1.0, 0, 9, 0.0) == pytest.approx(0.1)
+    assert learning_rate(1.0, 9, 9, 0.0) == pytest.approx(1.0)
+    assert learning_rate(1.0, 100, 9, 0.6) == pytest.approx(1.0)
+    assert learning_rate(1.0, 100, 9, 1.0) == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
+    number: signal.Signals, pretrain_job: PretrainJob, compute: ComputeConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    job = pretrain_job.model_copy(update={"epochs": 12.0, "cutoffs": pretrain_job.cutoffs[:2], "patience": 9})
+    if not (undisturbed / "result.json").exists():
+        run(write_request(job, compute, undisturbed))
+    path = write_request(job, compute, tmp_path)
+    child = start(path)
+    assert child.stdout is not None
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "last.ckpt").exists():
+        assert child.poll() is None, child.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(child.pid, number)
+    child.communicate(timeout=60)
+    assert child.returncode != 0
+    assert not (tmp_path / "result.json").exists()
+    run(path)
+    assert_same(undisturbed, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"] == pytest.approx(json.loads((undisturbed / "result.json").read_text())["metrics"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_the_model_of_one(strategy: str, pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    encoder = pretrain_job.encoder.model_copy(update={"dropout": 0.0})
+    optimizer = pretrain_job.optimizer.model_copy(update={"gradient_clip": 1e6})
+    job = pretrain_job.model_copy(update={"encoder": encoder, "optimizer": optimizer, "cutoffs": pretrain_job.cutoffs[:2], "epochs": 1.0})
+    run(write_request(job, compute, tmp_path / "one"))
+    output = run(write_request(job, compute.model_copy(update={"devices": 2, "strategy": strategy}), tmp_path / "two"), processes=2)
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert output.count("progress pretrain 1.0000") == 1
+    for name, value in one["metrics"].items():
+        if name == "held_out_loss":
+            assert two["metrics"][name] == pytest.approx(value, abs=0.01)
+    assert_same(tmp_path / "one", tmp_path / "two", atol=0.02, rtol=0.05)

@@ -1,0 +1,211 @@
+"""Taste: packed and padded batches agree, nothing looks ahead, the parts do what they say."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from contracts.sections.training import EncoderConfig
+from lightning_modules.export import export_encoder
+from lightning_modules.layouts import Packed, Padded
+from lightning_modules.taste import ENCODERS, Taste, build_encoder, build_taste, calendar, category_nodes
+
+NUM_ITEMS, WIDTH = 11, 8
+LENGTHS = (3, 5, 5, 1, 9)
+
+
+def taste(kind: str = "gpt") -> Taste:
+    torch.manual_seed(0)
+    config = EncoderConfig(kind=kind, width=WIDTH, num_blocks=2, num_heads=2, max_history=12, dropout=0.1)
+    nodes = torch.tensor([[1 + item % 2, 3 + item % 4] for item in range(NUM_ITEMS)])
+    built = build_taste(config, nodes, num_items=NUM_ITEMS, num_event_types=2).eval()
+    for parameter in built.parameters():
+        if not parameter.detach().any():
+            torch.nn.init.normal_(parameter, std=0.1)  # what starts at nothing must count here
+    return built
+
+
+def histories(seed: int = 0) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    items = [torch.randint(0, NUM_ITEMS, (length,), generator=generator) for length in LENGTHS]
+    days = [torch.randint(18_000, 18_400, (length,), generator=generator).sort().values for length in LENGTHS]
+    types = [torch.randint(0, 3, (length,), generator=generator) for length in LENGTHS]
+    return items, days, types
+
+
+def packed_states(model: Taste, items: list[Tensor], days: list[Tensor], types: list[Tensor]) -> Tensor:
+    offsets = np.concatenate([[0], np.cumsum([len(x) for x in items])])
+    gaps = torch.cat([torch.diff(x, prepend=x[:1]) for x in days])
+    steps = torch.cat([torch.arange(len(x)) for x in items])
+    return model.states(model.items(torch.cat(items)), torch.cat(types), gaps, torch.cat(days), steps, Packed(offsets))
+
+
+def padded(rows: list[Tensor], fill: int = 0) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_packed_and_padded_batches_give_the_same_query(kind: str) -> None:
+    model, (items, days, types) = taste(kind), histories()
+    request, lead = torch.full((5,), 18_500), torch.tensor([0.0, 7.0, 0.0, 28.0, 3.0])
+    with torch.no_grad():
+        states = packed_states(model, items, days, types)
+        ends = torch.tensor(LENGTHS).cumsum(0) - 1
+        since = request - torch.stack([x[-1] for x in days])
+        wanted = model.request(states[ends], request, lead, since)
+        query = model(padded(items), padded(days), padded(types), torch.tensor(LENGTHS), request, lead)
+    torch.testing.assert_close(query, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_what_lies_in_the_padding_changes_nothing(kind: str) -> None:
+    model, (items, days, types) = taste(kind), histories()
+    arguments = (torch.tensor(LENGTHS), torch.full((5,), 18_500), torch.zeros(5))
+    with torch.no_grad():
+        one = model(padded(items), padded(days), padded(types), *arguments)
+        two = model(padded(items, 7), padded(days, 18_499), padded(types, 2), *arguments)
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_a_later_event_changes_no_earlier_state(kind: str) -> None:
+    model, (items, days, types) = taste(kind), histories()
+    if not model.encoder.is_causal:
+        pytest.skip("bidirectional: it sees only what is known at the request")
+    changed = [*items[:4], torch.cat([items[4][:6], (items[4][6:] + 1) % NUM_ITEMS])]
+    with torch.no_grad():
+        one, two = packed_states(model, items, days, types), packed_states(model, changed, days, types)
+    same = sum(LENGTHS[:4]) + 6
+    torch.testing.assert_close(one[:same], two[:same])
+    assert (one[same:] - two[same:]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_histories_in_one_batch_do_not_see_each_other(kind: str) -> None:
+    model, (items, days, types) = taste(kind), histories()
+    with torch.no_grad():
+        together = packed_states(model, items, days, types)
+        alone = torch.cat([packed_states(model, [i], [d], [t]) for i, d, t in zip(items, days, types, strict=True)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_date_of_the_request_changes_the_query() -> None:
+    model, (items, days, types) = taste(), histories()
+    arguments = (padded(items), padded(days), padded(types), torch.tensor(LENGTHS))
+    with torch.no_grad():
+        winter, summer = (model(*arguments, torch.full((5,), day), torch.zeros(5)) for day in (18_420, 18_602))
+        ahead = model(*arguments, torch.full((5,), 18_420), torch.full((5,), 20.0))
+    assert (winter - summer).abs().max() > 1e-3
+    assert (winter - ahead).abs().max() > 1e-4
+
+
+def test_a_user_nothing_is_known_of_gets_a_query_for_the_date() -> None:
+    model = taste()
+    empty = torch.zeros(1, 4, dtype=torch.long)
+    with torch.no_grad():
+        query = model(empty, empty, empty, torch.tensor([0]), torch.tensor([18_500]), torch.zeros(1))
+        other = model(empty + 3, empty + 9_000, empty, torch.tensor([0]), torch.tensor([18_500]), torch.zeros(1))
+    assert torch.isfinite(query).all()
+    torch.testing.assert_close(query, other)
+
+
+def test_the_calendar_turns_once_a_year_and_once_a_week() -> None:
+    day = torch.tensor([18_000])
+    week = calendar(day + 7)[0]
+    year = calendar(day + 365)[0]
+    assert torch.equal(calendar(day)[0, 3:5], week[3:5])
+    assert (calendar(day)[0, :3] - year[:3]).abs().max() < 0.02
+    assert (calendar(day)[0, 0] - calendar(day + 182)[0, 0]).abs() + (calendar(day)[0, 5] - calendar(day + 182)[0, 5]).abs() > 1.0
+
+
+def test_an_unknown_encoder_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"found 'lstm', known: .*gpt"):
+        build_encoder("lstm", width=8, num_blocks=1, num_heads=1, dropout=0.0, max_history=4)
+
+
+def test_category_nodes_are_the_prefixes_of_the_paths(tmp_path: Path) -> None:
+    path = str(tmp_path / "items.parquet")
+    pl.DataFrame(
+        {"item_index": [0, 1, 3], "category": ["food > bread", "food", "home > bath > soap"]}, schema_overrides={"item_index": pl.Int32}
+    ).write_parquet(path)
+    nodes = category_nodes(path, 4)
+    # alphabetical: food, food > bread, home, home > bath, home > bath > soap
+    assert nodes.tolist() == [[1, 2, 0], [1, 0, 0], [0, 0, 0], [3, 4, 5]]
+
+
+def test_items_without_a_row_of_their_own_begin_at_their_category() -> None:
+    model = taste()
+    with torch.no_grad():
+        model.items.own.weight[4] = 0.0
+        vector = model.items(torch.tensor([4]))[0]
+    torch.testing.assert_close(vector, model.items.nodes.weight[1] + model.items.nodes.weight[3])
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_one_batch_can_be_learned_by_heart(kind: str) -> None:
+    model, (items, days, types) = taste(kind).train(), histories()
+    model.dropout = 0.0
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    wanted = torch.tensor([1, 3, 5, 7, 9])
+    ends = torch.tensor(LENGTHS).cumsum(0) - 1
+    for _ in range(60):
+        states = packed_states(model, items, days, types)
+        loss = torch.nn.functional.cross_entropy(states[ends] @ model.items.all().T, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+def test_gpt_blocks_equal_gpt2_with_the_same_weights() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=WIDTH, n_layer=2, n_head=2, n_positions=12, vocab_size=5, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    torch.manual_seed(1)
+    reference = transformers.GPT2Model(config).eval()
+    ours = build_encoder("gpt", width=WIDTH, num_blocks=2, num_heads=2, dropout=0.0, max_history=12).eval()
+    with torch.no_grad():
+        for block, other in zip(ours.blocks, reference.h, strict=True):
+            for mine, theirs in (
+                (block.attention.inputs, other.attn.c_attn),
+                (block.attention.output, other.attn.c_proj),
+                (block.up, other.mlp.c_fc),
+                (block.down, other.mlp.c_proj),
+            ):
+                torch.nn.init.normal_(theirs.bias)
+                mine.weight.copy_(theirs.weight.T)
+                mine.bias.copy_(theirs.bias)
+            for mine, theirs in ((block.norm_1, other.ln_1), (block.norm_2, other.ln_2)):
+                mine.load_state_dict(theirs.state_dict())
+        ours.norm.load_state_dict(reference.ln_f.state_dict())
+        ours.positions.weight.copy_(reference.wpe.weight)
+        x = torch.randn(3, 7, WIDTH)
+        steps = torch.arange(7).expand(3, 7)
+        wanted = reference(inputs_embeds=x).last_hidden_state
+        found = ours(x, steps, steps, Padded(torch.full((3,), 7)))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_the_encoder_graph_equals_torch_for_any_batch_and_length(kind: str, tmp_path: Path) -> None:
+    model, (items, days, types) = taste(kind), histories()
+    export_encoder(model, tmp_path / "encoder.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx", providers=["CPUExecutionProvider"])
+    for rows in (slice(0, 5), slice(3, 4), slice(0, 2)):
+        lengths = torch.tensor([len(x) for x in items[rows]])
+        lengths[0] = 0 if rows.stop == 2 else lengths[0]
+        inputs = {
+            "items": padded(items[rows]),
+            "event_days": padded(days[rows]),
+            "event_types": padded(types[rows]),
+            "lengths": lengths,
+            "request_day": torch.full((len(lengths),), 18_450),
+            "lead_days": torch.full((len(lengths),), 28.0),
+        }
+        with torch.no_grad():
+            wanted = model(**inputs).numpy()
+        np.testing.assert_allclose(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0], wanted, atol=1e-5)
