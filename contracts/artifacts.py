@@ -132,10 +132,11 @@ class FeatureTables(Reference):
 
 
 class ForecastTables(Reference):
-    """Forecasts of every cut-off, and the back-test they were chosen by."""
+    """Forecasts of every cut-off, the back-test they were chosen by, and which model or fallback each series got."""
 
     forecasts: TableRef
     back_test: TableRef
+    choices: TableRef | None = None
 
 
 class SeasonTables(Reference):

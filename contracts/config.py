@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -82,7 +82,9 @@ class PipelineConfig(Section):
                 "the encoder would wait for events that are not kept"
             )
         weeks = max(self.evaluation.leads_days) + self.evaluation.horizon_days
-        days = self.forecast.horizon_periods * {"day": 1, "week": 7, "month": 28}[self.forecast.frequency]
+        if self.forecast.frequency == "month":
+            raise ValueError("forecast.frequency: month is for demand tables that are monthly already; the pipeline builds demand by day or by week. Choose one.")
+        days = self.forecast.horizon_periods * (7 if self.forecast.frequency == "week" else 1)
         if self.forecast.enabled and days < weeks:
             raise ValueError(
                 f"forecast.horizon_periods covers {days} days, but evaluation.leads_days + evaluation.horizon_days needs {weeks}. "
@@ -97,9 +99,12 @@ class PipelineConfig(Section):
         Raises ValueError for a file that is no mapping, FileNotFoundError, and ValueError with every fault listed.
         """
         path = Path(path)
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"{path}: not readable as YAML in UTF-8: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a mapping of parameters, found {type(values).__name__}")  # noqa: TRY004
+            raise ValueError(f"{path}: expected a mapping of parameters, found {'an empty file' if values is None else type(values).__name__}")  # noqa: TRY004
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -109,7 +114,8 @@ class PipelineConfig(Section):
 def _explain(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"]) or "parameters"
     if fault["type"] != "extra_forbidden":
-        return f"{where}: {fault['msg']} (found {fault['input']!r})" if not isinstance(fault["input"], dict) else f"{where}: {fault['msg']}"
+        said = fault["msg"].removeprefix("Value error, ")
+        return f"{where}: {said}" if isinstance(fault["input"], dict) else f"{where}: {said} (found {fault['input']!r})"
     known = _known_keys(fault["loc"][:-1])
     near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
     hint = f"; did you mean `{near[0]}`?" if near else f"; known keys: {', '.join(sorted(known))}"
@@ -119,7 +125,8 @@ def _explain(fault: Any) -> str:
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     section: type[Section] = PipelineConfig
     for part in location:
+        if isinstance(part, int):  # a place in a list of sections
+            continue
         annotation = section.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            section = annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section))
     return list(section.model_fields)

@@ -56,7 +56,11 @@ def train_and_measure(config: PipelineConfig) -> EvaluationRef:
     """The path up to the evaluation, without registry: for benchmarks and experiments."""
     store = store_of(config)
     validated, features = _features(config, store)
-    forecasts = forecast_demand(features, config.forecast, store) if config.forecast.enabled else None
+    forecasts = (
+        forecast_demand(features, config.forecast, store, compute=config.compute, validation=config.validation, seed=config.seed)
+        if config.forecast.enabled
+        else None
+    )
     season = build_season(features, forecasts, config.features, config.evaluation, store)
     snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
     bundles = fine_tune(

@@ -48,7 +48,11 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             store,
             has_users=config.source.has_users,
         )
-        forecasts = forecast_demand(features, config.forecast, store) if config.forecast.enabled else None
+        forecasts = (
+            forecast_demand(features, config.forecast, store, compute=config.compute, validation=config.validation, seed=config.seed)
+            if config.forecast.enabled
+            else None
+        )
         if not config.source.has_users:
             return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=None, forecasts=forecasts)
         season = build_season(features, forecasts, config.features, config.evaluation, store)

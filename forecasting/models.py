@@ -168,7 +168,7 @@ def seasonal_index(values: np.ndarray, season: int, *, additive: bool = False, m
     A ratio is one of sums, so single zeros do no harm; a phase never seen gets 1 (or 0).
     """
     num_series, num_periods = values.shape
-    level = _centred_mean(values, season)
+    level = smooth_level(values, season)
     usable = ~np.isnan(values) & ~np.isnan(level)
     weight = np.where(usable, memory ** ((num_periods - 1 - np.arange(num_periods)) // season), 0.0)
     short = -num_periods % season
@@ -196,10 +196,10 @@ def seasonal_level(past: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
         ratio = seasonal_index(adjusted, cycle)[:, (np.arange(past.shape[1]) - past.shape[1]) % cycle]
         index = index * ratio
         adjusted = adjusted / np.maximum(ratio, SMALLEST_RATIO)
-    return _centred_mean(adjusted, season) * index
+    return smooth_level(adjusted, season) * index
 
 
-def _centred_mean(values: np.ndarray, season: int) -> np.ndarray:
+def smooth_level(values: np.ndarray, season: int) -> np.ndarray:
     """Mean over one season around each period (shorter at the ends of the series, where the nearest full window stands in)."""
     num_periods = values.shape[1]
     known = ~np.isnan(values)

@@ -55,3 +55,6 @@ class ForecastConfig(Section):
     back_test_series: Annotated[int, Field(ge=10, description="Series per level the choice is made on, spread over small and large ones.")] = 200
     max_slow_series: Annotated[int, Field(ge=0, description="Levels with more series than this use only the models that run on all series at once.")] = 5_000
     reconcile: Annotated[bool, Field(description="Make children add up to parents.")] = True
+    network_first_steps: Annotated[int, Field(ge=1, description="Training steps of a network before the first cut-off.")] = 600
+    network_later_steps: Annotated[int, Field(ge=0, description="Training steps of a network for each later cut-off.")] = 60
+    network_past_periods: Annotated[int, Field(ge=4, description="Periods of the past a network sees at once.")] = 32
