@@ -83,7 +83,7 @@ class PipelineConfig(Section):
             )
         weeks = max(self.evaluation.leads_days) + self.evaluation.horizon_days
         if self.forecast.frequency == "month":
-            raise ValueError("forecast.frequency: month is for demand tables that are monthly already; the pipeline builds demand by day or by week. Choose one.")
+            raise ValueError("forecast.frequency: month is for demand tables that are monthly already; the pipeline builds demand by day or week. Choose one.")
         days = self.forecast.horizon_periods * (7 if self.forecast.frequency == "week" else 1)
         if self.forecast.enabled and days < weeks:
             raise ValueError(
