@@ -17,6 +17,7 @@ from rich.markup import escape
 from contracts.config import PipelineConfig
 from contracts.errors import DataContractError, NotEnoughHistoryError, PipelineError, SourceError
 from flows.local_environment import use_local_stores
+from tasks.store import store_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,7 +127,7 @@ def recommend(
 def report(parameters: Parameters) -> None:
     """Print where the newest report is."""
     config = _load(parameters)
-    path = Path(config.storage_root) / config.name / "report.html"
+    path = Path(store_of(config).root) / "report.html"
     if not path.exists():
         problems.print(f"no report at {path}; run `perennial run {parameters}` first")
         raise typer.Exit(1)
@@ -165,10 +166,10 @@ def _load(parameters: Path, *, verbose: bool = False) -> PipelineConfig:
         raise typer.Exit(2)
     try:
         config = PipelineConfig.from_yaml(found)
+        use_local_stores(store_of(config).storage_root, verbose=verbose)
     except ValueError as error:
         problems.print(escape(str(error)), style="red")
         raise typer.Exit(2) from error
-    use_local_stores(config.storage_root, verbose=verbose)
     return config
 
 

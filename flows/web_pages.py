@@ -10,19 +10,21 @@ from rich.console import Console
 
 from contracts.config import PipelineConfig
 from tasks.registry import local_tracking_uri, mlflow_folder
+from tasks.store import store_of
 
 LOOPBACK = "127.0.0.1"
 
 
 def serve_pages(config: PipelineConfig, *, prefect_port: int, mlflow_port: int, console: Console) -> int:
     """Start both servers, print their addresses, and wait; ends both when one ends or a signal comes."""
+    storage_root = store_of(config).storage_root
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PREFECT_UI_API_URL": f"http://{LOOPBACK}:{prefect_port}/api"}
     commands = {
         f"Prefect  http://{LOOPBACK}:{prefect_port}": [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(prefect_port)],
         f"MLflow   http://{LOOPBACK}:{mlflow_port}": [
             *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(mlflow_port), "--workers", "1"),
-            *("--backend-store-uri", config.registry.tracking_uri or local_tracking_uri(config.storage_root)),
-            *("--artifacts-destination", (mlflow_folder(config.storage_root) / "artifacts").as_uri()),
+            *("--backend-store-uri", config.registry.tracking_uri or local_tracking_uri(storage_root)),
+            *("--artifacts-destination", (mlflow_folder(storage_root) / "artifacts").as_uri()),
         ],
     }
     servers = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) for command in commands.values()]

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from contracts.artifacts import text_digest
 from contracts.errors import TransientError
-from tasks.store import code_version
+from tasks.store import Store, code_version
 
 RETRY_DELAYS_SECONDS = [2, 10, 30]
 
@@ -47,6 +47,8 @@ def _content_key(code: tuple[str, ...]) -> Callable[[Any, dict[str, Any]], str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Store):
+        return f"{value.root} {value.identity()}"
     if isinstance(value, BaseModel):
         return value.model_dump_json()
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +23,13 @@ class Store(Reference):
     def storage_root(self) -> str:
         """Folder that several pipelines share; MLflow and Prefect live there."""
         return str(Path(self.root).parent)
+
+    def identity(self) -> str:
+        """Name the store got when it was made: results kept for a store that was deleted are not taken for those of its successor."""
+        path = Path(self.root) / "identity"
+        if not path.exists():
+            write_text(uuid.uuid4().hex, path)
+        return path.read_text(encoding="utf-8")
 
     def ingest_folder(self) -> Path:
         """The incremental store of events; the only folder that changes in place."""
@@ -104,5 +112,8 @@ def _sync(path: Path) -> None:
 
 
 def store_of(config: PipelineConfig) -> Store:
-    """The store of a pipeline, by its name below the storage root."""
-    return Store(root=str(Path(config.storage_root).resolve() / config.name))
+    """The store of a pipeline, by its name below the storage root. Raises ValueError where the root names a variable that is not set."""
+    storage_root = os.path.expandvars(config.storage_root)
+    if "${" in storage_root:
+        raise ValueError(f"storage_root {config.storage_root!r}: an environment variable in it is not set. Set it, or write the folder itself.")
+    return Store(root=str(Path(storage_root).expanduser().resolve() / config.name))
