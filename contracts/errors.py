@@ -8,6 +8,7 @@ PipelineError                    base; `step` says where
 |-- CheckpointMismatchError      a stage cannot start from these weights                                    (terminal)
 |-- TrainingFailedError          the training process ended with an error                                   (terminal)
 |-- BundleError                  a stored model cannot be served: format, digest, missing part              (terminal)
+|-- RegistryStateError           no version, alias or review as a promotion or a rollback needs it          (terminal)
 `-- TransientError               may pass by itself: network, registry, object store                        (retried)
 """
 
@@ -70,6 +71,10 @@ class TrainingFailedError(PipelineError):
 
 class BundleError(PipelineError):
     """A stored model cannot be served."""
+
+
+class RegistryStateError(PipelineError):
+    """The registry does not hold what a promotion or a rollback needs."""
 
 
 class TransientError(PipelineError):

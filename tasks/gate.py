@@ -18,6 +18,7 @@ from tasks.audit import record_decision
 from tasks.evaluate import OURS, read_evaluation
 from tasks.registry import CHALLENGER, connect, registry_faults, set_version_tags
 from tasks.reuse import run_each_time
+from tasks.review_tags import REVIEW_OF, review_subject
 from tasks.store import Store, audit_address
 
 NUM_TIMED_REQUESTS = 40
@@ -36,7 +37,8 @@ def gate(version: RegisteredVersion, bundles: Bundles, evaluation: EvaluationRef
         with registry_faults():
             client.set_registered_model_alias(version.name, CHALLENGER, version.version)
     reasons = tuple(f"{result.name}: {reason}" for result in (quality, servability) for reason in result.reasons)
-    set_version_tags(client, version.name, version.version, {"gate_quality": _word(quality), "gate_servability": _word(servability)})
+    judged = review_subject(version.name, version.version, evaluation.digest)
+    set_version_tags(client, version.name, version.version, {"gate_quality": _word(quality), "gate_servability": _word(servability), REVIEW_OF: judged})
     record_decision(
         audit_address(store),
         model=version.name,
