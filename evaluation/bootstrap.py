@@ -113,7 +113,8 @@ def paired_difference(values: npt.NDArray[np.float64], drawn: npt.NDArray[np.flo
 def interval(resamples: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Lower and upper end of the central interval of the resampled figures."""
     tail = (1 - LEVEL) / 2
-    return float(np.quantile(resamples, tail)), float(np.quantile(resamples, 1 - tail))
+    low, high = np.quantile(resamples, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _relative(ours: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -16,7 +16,7 @@ from evaluation.origins import is_tuning_window
 from evaluation.ranking_metrics import USER_METRICS, hits, score_hits, score_rankings
 from evaluation.results import POOLED, BestBaseline, Comparison, EvaluationResult, MetricRow, SeasonLift, SliceRow, WindowTargets, evaluation_digest
 from evaluation.slices import SeasonNames, item_slices, user_slices
-from evaluation.targets import Interactions, Known, Population, before, known_before, target_counts, targets
+from evaluation.targets import Interactions, Known, Population, before, known_before, target_counts, targets, within
 
 Rankings = Mapping[str, pl.DataFrame | Sequence[pl.DataFrame]]
 
@@ -45,10 +45,11 @@ class _Data:
     target_events: Sequence[str] | None
     available: pl.DataFrame | None
     known_by_origin: dict[dt.date, Known] = field(default_factory=dict)
+    events_by_window: dict[tuple[dt.date, int], pl.DataFrame] = field(default_factory=dict)
 
     def wanted(self, window: Window, population: Population = "warm") -> pl.DataFrame:
         return targets(
-            self.interactions,
+            self.events(window),
             window.origin,
             window.lead_days,
             self.config.horizon_days,
@@ -57,6 +58,14 @@ class _Data:
             population=population,
             known=self.known(window.origin),
         )
+
+    def events(self, window: Window) -> pl.DataFrame:
+        """Target events of a window, collected once for both lists and all populations."""
+        key = (window.origin, window.lead_days)
+        if key not in self.events_by_window:
+            events = within(self.interactions, window.origin, window.lead_days, self.config.horizon_days, self.target_events)
+            self.events_by_window[key] = events.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, *([c.EVENT_TYPE] if self.target_events else [])).collect()
+        return self.events_by_window[key]
 
     def known(self, origin: dt.date) -> Known:
         if origin not in self.known_by_origin:
@@ -473,7 +482,7 @@ def _season_lifts(
 def _window_targets(data: _Data, reported: Sequence[Window]) -> Iterator[WindowTargets]:
     for window in reported:
         counts = target_counts(
-            data.interactions,
+            data.events(window),
             window.origin,
             window.lead_days,
             data.config.horizon_days,

