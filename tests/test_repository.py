@@ -25,14 +25,18 @@ def committed_files() -> list[Path]:
 
 def diagram_steps() -> list[str]:
     """Names down the README's diagram, without where it starts."""
-    block = next(text for text in re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL) if "ingest" in text)
+    block = next(
+        text for text in re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL) if "ingest" in text
+    )
     return re.findall(r"^ (\w+)(?: {2,}.*)?$", block, re.MULTILINE)
 
 
 def flow_calls() -> list[str]:
     """Functions of `tasks/` that the flow calls, in the order of its lines."""
     tree = ast.parse(FLOW.read_text(encoding="utf-8"))
-    steps = {name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tasks.") for name in node.names}
+    steps = {
+        name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tasks.") for name in node.names
+    }
     body = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "seasonal_training")
     calls = [node for node in ast.walk(body) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in steps - {"store_of"}]
     return [call.func.id for call in sorted(calls, key=lambda call: call.lineno) if isinstance(call.func, ast.Name)]
@@ -54,7 +58,9 @@ def test_flow_has_no_loop_and_handles_no_file():
 
 def test_every_step_of_the_flow_lives_in_a_file_of_its_own():
     tree = ast.parse(FLOW.read_text(encoding="utf-8"))
-    places = {alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tasks.") for alias in node.names}
+    places = {
+        alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tasks.") for alias in node.names
+    }
     steps = [step for step in flow_calls() if step != "find_champion"]  # a look-up that belongs to `evaluate`
     assert [places[step] for step in steps] == [f"tasks.{step}" for step in steps]
 
@@ -70,7 +76,12 @@ def test_reuse_of_a_step_looks_at_all_the_source_it_runs(step: str):
 def test_no_committed_file_names_a_machine_or_an_index():
     # Written in pieces, so that this file does not hold what it looks for.
     machine = re.compile("(?<![\\w.])/(?:" + "|".join(["work", "root", "home/[a-z]", "tmp"]) + ")/")
-    index = re.compile("|".join(["--" + "index-url", "--extra-" + "index", "--find-" + "links", "pip" + r"\.conf", "artifact" + "ory", "session " + "helper", "sub" + "agent"]), re.IGNORECASE)
+    index = re.compile(
+        "|".join(
+            ["--" + "index-url", "--extra-" + "index", "--find-" + "links", "pip" + r"\.conf", "artifact" + "ory", "session " + "helper", "sub" + "agent"]
+        ),
+        re.IGNORECASE,
+    )
     found = []
     for path in committed_files():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -137,7 +148,7 @@ class TestMake:
 
     def test_a_python_that_is_too_old_is_refused_in_words(self, checkout: Path):
         python = checkout / "old_python"
-        python.write_text("#!/bin/sh\nexec python3 -c \"import sys; sys.version_info = (3, 9, 1, 'final', 0)\nexec(sys.argv[1])\" \"$2\"\n", encoding="utf-8")
+        python.write_text('#!/bin/sh\nexec python3 -c "import sys; sys.version_info = (3, 9, 1, \'final\', 0)\nexec(sys.argv[1])" "$2"\n', encoding="utf-8")
         python.chmod(0o755)
         done = subprocess.run(["make", f"PYTHON={python}", "test"], cwd=checkout, capture_output=True, text=True, check=False)
         assert done.returncode != 0
