@@ -1,11 +1,9 @@
 """Measures of the service, as Prometheus reads them. One registry per application: two can live in one process."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.served_models import ServedModels
 
@@ -37,22 +35,37 @@ class Measures:
             self.model.clear()
             self.model.labels(models.champion.version, models.champion.cutoff.isoformat()).set(1)
 
-    @contextmanager
-    def request(self, request: Request) -> Iterator[Callable[[int], None]]:
-        """Measure one request; its route is the path's pattern, so item ids are no labels."""
-        started, status = time.perf_counter(), 500
-
-        def done(code: int) -> None:
-            nonlocal status
-            status = code
-
-        try:
-            yield done
-        finally:
-            route = getattr(request.scope.get("route"), "path", "none")
-            self.requests.labels(route, status).inc()
-            self.seconds.labels(route).observe(time.perf_counter() - started)
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Note one request. `route` is the path's pattern, so item ids are no labels."""
+        self.requests.labels(route, status).inc()
+        self.seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class Measuring:
+    """ASGI middleware: every request's route, status and time go to the application's measures."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and note how it ended."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            scope["app"].state.service.measures.request(route, status, time.perf_counter() - started)

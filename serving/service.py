@@ -34,7 +34,7 @@ from serving.explanations import Counterfactual, Explanation, counterfactual, ex
 from serving.exploration import Shown, explore
 from serving.impressions import Feedback, Impression, ImpressionLog
 from serving.limits import BodyLimit
-from serving.measures import Measures
+from serving.measures import Measures, Measuring
 from serving.online_store import InProcessStore, OnlineStore, RedisStore
 from serving.recommender import Recommender
 from serving.served_models import FixedModel, Registry, ServedModels
@@ -216,13 +216,13 @@ def create_app(settings: ServiceSettings, *, registry: Registry | None = None, n
         dependencies=[Depends(_key_check(settings))],
         responses=PROBLEMS,
     )
+    app.add_middleware(Measuring)
     app.add_middleware(BodyLimit, default=settings.max_body_bytes, larger={"/batch": settings.max_batch_body_bytes})
     if settings.allow_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.allow_origins), allow_methods=["GET", "POST"], allow_headers=["content-type", "x-api-key"]
         )
     _add_problems(app)
-    _add_measuring(app)
     _add_recommendations(app)
     _add_catalogue(app)
     _add_operations(app)
@@ -234,7 +234,7 @@ def app_from_environment() -> FastAPI:
     return create_app(ServiceSettings.from_environment())
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # async: a plain function would cost a change of threads
     found: Service = request.app.state.service
     return found
 
@@ -407,15 +407,6 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:
         return JSONResponse({"detail": f"{error}; try again shortly"}, status_code=503, headers={"Retry-After": "1"})
-
-
-def _add_measuring(app: FastAPI) -> None:
-    @app.middleware("http")
-    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        with request.app.state.service.measures.request(request) as done:
-            response = await call_next(request)
-            done(response.status_code)
-        return response
 
 
 def _key_check(settings: ServiceSettings) -> Callable[..., Awaitable[None]]:
