@@ -45,8 +45,8 @@ def interactions_suite(config: ValidationConfig, *, now: datetime, has_users: bo
             for column, who in ids.items()
             for expectation in (
                 gxe.ExpectColumnValuesToNotBeNull(column=column, **warn(f"{column}_missing", f"Every event has {who}.", f"Check source.columns.{column}.")),
-                gxe.ExpectColumnValueLengthsToBeBetween(
-                    column=column, min_value=1, **warn(f"{column}_empty", f"No event has an empty text for {who}.", f"Check source.columns.{column}.")
+                gxe.ExpectColumnValuesToNotBeInSet(
+                    column=column, value_set=[""], **warn(f"{column}_empty", f"No event has an empty text for {who}.", f"Check source.columns.{column}.")
                 ),
             )
         ),

@@ -28,9 +28,9 @@ def item_catalogue_suite() -> "ExpectationSuite":
             gxe.ExpectColumnValuesToNotBeNull(
                 column=c.ITEM_ID, **rule("item_id_missing", "Every entry has an item id.", advice="Check source.catalogue_columns.item_id.", severity="warning")
             ),
-            gxe.ExpectColumnValueLengthsToBeBetween(
+            gxe.ExpectColumnValuesToNotBeInSet(
                 column=c.ITEM_ID,
-                min_value=1,
+                value_set=[""],
                 **rule("item_id_empty", "No item id is an empty text.", advice="Check source.catalogue_columns.item_id.", severity="warning"),
             ),
             gxe.ExpectColumnValuesToBeInSet(
