@@ -24,7 +24,15 @@ def register_forecasts(config: PipelineConfig, validated: ValidationReport, feat
     metrics = {f"mase.{row[c.LEVEL]}.{row[c.MODEL]}": row["mase"] for row in newest.to_dicts()}
     parameters = {key: str(value) for key, value in config.forecast.model_dump().items()}
     log_child(client, run_id, ChildRun("forecast", params=parameters, metrics=metrics))
-    version = log_forecaster(client, f"{registry.model_name}-forecaster", run_id, forecasts)
+    version = log_forecaster(
+        client,
+        f"{registry.model_name}-forecaster",
+        run_id,
+        forecasts,
+        description=f"Demand of {config.name} by {config.forecast.frequency}, {config.forecast.horizon_periods} periods from {features.end}: "
+        f"mean and quantiles of {', '.join(config.forecast.levels)}, each with the model its back-test chose.",
+        tags={"data_digest": validated.accepted.digest, "run_id": run_id, "cutoff": features.end, "prefect_flow_run_id": flow_run.id or ""},
+    )
     client.set_terminated(run_id)
     get_run_logger().info("forecaster version %s", version)
     return version
