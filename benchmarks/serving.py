@@ -175,6 +175,14 @@ def memory_mib(process: subprocess.Popen[bytes]) -> float:
     return round(sum(one.memory_info().rss for one in [found, *found.children(recursive=True)]) / 2**20, 1)
 
 
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """CPU time of a process so far: what a request costs whatever else the machine does."""
+    import psutil
+
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
 # ---- load ----------------------------------------------------------------------------------------------------------------
 
 
@@ -296,7 +304,9 @@ def measure_size(folder: Path, num_items: int, rate: float, *, quick: bool, num_
             asyncio.run(closed_loop(port, 2, WARM_UP, bodies(num_users, seed=1)))
             row["open_loop"] = asyncio.run(open_loop(port, rate, seconds, bodies(num_users)))
             row["open_loop_sessions"] = asyncio.run(open_loop(port, rate, seconds, bodies(num_users, session_share=0.25, seed=2)))
+            before = cpu_seconds(process)
             row["closed_loop_8"] = asyncio.run(closed_loop(port, 8, closed, bodies(num_users, seed=3)))
+            row["cpu_ms_per_request"] = round((cpu_seconds(process) - before) / closed * 1000, 2)
             row["memory_mib"] = memory_mib(process)
         port = free_port()
         with service(port, workers=2, **settings) as (process, _):
@@ -325,8 +335,9 @@ def measure_swaps(folder: Path, num_items: int, *, num_requests: int) -> dict[st
     from serving.registered_model import BUNDLE, CODE_PATHS, PIP_REQUIREMENTS, PYFUNC_FILE
 
     uri = f"sqlite:///{folder / 'mlflow.sqlite'}"
+    (folder / "mlflow.sqlite").unlink(missing_ok=True)
     mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("serving", artifact_location=(folder / "artifacts").as_uri())
+    mlflow.create_experiment("serving", artifact_location=(folder / "artifacts" / str(os.getpid())).as_uri())
     mlflow.set_experiment("serving")
     with mlflow.start_run():
         for name in (f"model-{num_items}", f"model-{num_items}-int8"):
@@ -372,7 +383,9 @@ def measure_swaps(folder: Path, num_items: int, *, num_requests: int) -> dict[st
 def measure_mlflow_server(folder: Path, num_items: int, *, num_requests: int) -> dict[str, Any]:
     """The same registered model behind MLflow's own scoring server."""
     port = free_port()
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.sqlite'}", "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the server starts `uvicorn` by its name
+    store = f"sqlite:///{folder / 'mlflow.sqlite'}"
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
     command = [
         str(Path(sys.executable).with_name("mlflow")),
         "models",
