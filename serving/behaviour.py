@@ -45,6 +45,7 @@ class Behaviour:
     habit_offsets   [U+1]   where each user's habits rows start in habit_positions, habit_index
     habit_positions [M]     item of each habits row, ascending within a user
     habit_index     [M]     its row in `source`
+    rows            [U]     row of each user among the stored ones, -1 for others
     source                  habits table; that of the whole bundle where `is_stored`
     """
 
@@ -60,6 +61,7 @@ class Behaviour:
     habit_offsets: Integers
     habit_positions: Integers
     habit_index: Integers
+    rows: Integers
     source: pl.DataFrame
     is_stored: bool
 
@@ -101,6 +103,7 @@ class Behaviour:
             habit_offsets=habit_offsets,
             habit_positions=self.habit_positions[kept],
             habit_index=self.habit_index[kept],
+            rows=np.where(rows >= 0, self.rows[rows], -1),
             source=self.source,
             is_stored=self.is_stored,
         )
@@ -117,6 +120,7 @@ class Behaviour:
         kept = ~(self.habit_positions[:, None] == positions[self.habit_rows()]).any(axis=1)
         return replace(
             self,
+            rows=np.full(len(self), -1),
             offsets=_kept_offsets(self.offsets, events),
             positions=self.positions[events],
             days=self.days[events],
@@ -283,6 +287,7 @@ class StoredBehaviour:
             habit_offsets=_offsets(packed[ROW], len(users)),
             habit_positions=_integers(packed[POSITION]),
             habit_index=np.arange(packed.height),
+            rows=np.arange(len(users)) if is_stored else np.full(len(users), -1),
             source=packed.drop(ROW, POSITION, c.ITEM_INDEX, strict=False),
             is_stored=is_stored,
         )

@@ -9,7 +9,7 @@ Letters: B users of a block, I items in order of item_id (a row's place is its *
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -40,6 +40,8 @@ MAX_USERS_AT_ONCE: Final = 256
 SEASON_BYTES_KEPT: Final = 256 * 2**20
 QUESTIONS_KEPT: Final = 16
 HABIT_DATES_KEPT: Final = 4
+MEMORY_BYTES_KEPT: Final = 128 * 2**20
+MAX_REMEMBERED_BLOCK: Final = 32
 HABIT_ROWS_AT_ONCE: Final = 200_000
 MAX_HABITS_KEPT: Final = 2_000_000
 PARTS: Final = (c.SCORE, c.TASTE, c.HABIT, c.SEASON)
@@ -138,6 +140,8 @@ class Recommender:
         self._categories = self._texts(c.CATEGORY)
         self._seasons: OrderedDict[tuple[date, str, int], _Season] = OrderedDict()
         self._questions: dict[tuple[date, str, str, int], Question] = {}
+        self._memory: OrderedDict[Hashable, Floats] = OrderedDict()
+        self._memory_bytes = 0
         self._habits: dict[date, Floats] = {}
         self._lock = Lock()
 
@@ -447,6 +451,33 @@ class Recommender:
         return sp.csr_array((weights, block.item_positions, block.item_offsets), shape=(len(block), len(self.item_ids)))
 
     def _queries(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
+        """Encoder's query per user, [B, D]."""
+        return self._remembered(("query", request_date, lookup_shift_days), block, lambda part: self._encode(part, request_date, lookup_shift_days))
+
+    def _remembered(self, what: Hashable, block: Behaviour, compute: Callable[[Behaviour], Floats]) -> Floats:
+        """One row per user: those of stored users are kept, so that a user's next list, or the next date of the dial, need not wait for them."""
+        if len(block) > MAX_REMEMBERED_BLOCK or (block.rows < 0).all():
+            return compute(block)
+        with self._lock:
+            found = [self._memory.get((what, row)) for row in block.rows.tolist()]
+        missing = np.array([place for place, values in enumerate(found) if values is None], np.int64)
+        if len(missing):
+            computed = compute(block if len(missing) == len(block) else block.take(missing, [block.users[place] for place in missing]))
+            for place, values in zip(missing.tolist(), computed, strict=True):
+                found[place] = values
+                if block.rows[place] >= 0:
+                    self._keep((what, int(block.rows[place])), values.copy())
+        return np.stack([values for values in found if values is not None])
+
+    def _keep(self, key: Hashable, values: Floats) -> None:
+        with self._lock:
+            replaced = self._memory.pop(key, None)
+            self._memory[key] = values
+            self._memory_bytes += values.nbytes - (0 if replaced is None else replaced.nbytes)
+            while self._memory_bytes > MEMORY_BYTES_KEPT:
+                self._memory_bytes -= self._memory.popitem(last=False)[1].nbytes
+
+    def _encode(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
         """Encoder's query per user, [B, D]; histories of similar length run together, so padding stays small."""
         networks, max_history = self.networks, self.networks.head.max_history
         queries: Floats | None = None
@@ -468,7 +499,11 @@ class Recommender:
         return np.zeros((len(block), self.networks.width), np.float32) if queries is None else queries
 
     def _linear(self, block: Behaviour, number: int, term: LinearTerm) -> Floats:
-        """Logarithm of one linear item-item term for the pool, [B, P]; an item does not speak for itself."""
+        """Logarithm of one linear item-item term for the pool, [B, P]; it does not depend on the date."""
+        return self._remembered(("linear", number, term.half_life_days, term.floor), block, lambda part: self._compute_linear(part, number, term))
+
+    def _compute_linear(self, block: Behaviour, number: int, term: LinearTerm) -> Floats:
+        """As `_linear`; an item does not speak for itself."""
         tables, positions = self.networks.terms[number], block.item_positions
         weights = _history_weights(block, term.half_life_days)
         linear = tables.out.products((self._histories(block, term.half_life_days) @ tables.linear_in).toarray())

@@ -262,3 +262,26 @@ def test_two_versions_live_in_one_process(shop: Recommender, linear_shop: Recomm
     linear_shop.rank(["ann"], request_date=JULY, k=4)
     assert shop.rank(["ann"], request_date=JULY, k=4).equals(first)
     assert shop.ref.digest != linear_shop.ref.digest
+
+
+def test_what_is_remembered_of_a_user_changes_nothing_and_stays_within_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again, on other dates, with a session in between and alone or together, a user's list is that of a model that remembers nothing."""
+    linear = np.array([[0, 0], [0, 0], [0, 2], [1, 0], [1, 1]], float)
+    shop = shop_with(tmp_path, linear=linear)
+    session = events([("bob", "candle", "2024-07-05")])
+    days = (JULY, JULY + timedelta(days=30))
+    first = [shop.rank(users, request_date=day, k=4, histories=raw) for day in days for users in (["bob"], ["ann", "bob", "nobody"]) for raw in (None, session)]
+    again = [shop.rank(users, request_date=day, k=4, histories=raw) for day in days for users in (["bob"], ["ann", "bob", "nobody"]) for raw in (None, session)]
+    assert shop._memory_bytes == sum(values.nbytes for values in shop._memory.values()) > 0
+    monkeypatch.setattr("serving.recommender.MEMORY_BYTES_KEPT", 0)
+    monkeypatch.setattr("serving.recommender.MAX_REMEMBERED_BLOCK", 0)
+    fresh = Recommender.load(shop.bundle.folder, version="7")
+    expected = [
+        fresh.rank(users, request_date=day, k=4, histories=raw) for day in days for users in (["bob"], ["ann", "bob", "nobody"]) for raw in (None, session)
+    ]
+    for found, repeated, plain in zip(first, again, expected, strict=True):
+        assert found.equals(plain)
+        assert repeated.equals(plain)
+    shop._keep(("x", 1), np.zeros(1000, np.float32))
+    assert shop._memory_bytes == 0
+    assert not shop._memory
