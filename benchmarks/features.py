@@ -242,7 +242,7 @@ def in_pandas(events: Path, out: Path) -> Iterator[tuple[str, Callable[[], int]]
         terms = pd.DataFrame({"n": 1.0, "t": time_, "y": table["units"], "ty": time_ * table["units"], "tt": time_**2})
         moved_terms = terms.groupby(table["id"], sort=False).shift(1)
         sums_ = moved_terms.groupby(table["id"], sort=False).rolling(13, min_periods=1).sum().reset_index(drop=True)
-        table["trend"] = (sums_["n"] * sums_["ty"] - sums_["t"] * sums_["y"]) / (sums_["n"] * sums_["tt"] - sums_["t"] ** 2)
+        table["trend"] = (1 / 7) * (sums_["n"] * sums_["ty"] - sums_["t"] * sums_["y"]) / (sums_["n"] * sums_["tt"] - sums_["t"] ** 2)
         year = shifted.groupby(table["id"], sort=False).rolling(52, min_periods=1).sum().reset_index(drop=True)
         window = (table["ma_28"] * 4).groupby(table["id"], sort=False).shift(48)
         total = pd.DataFrame({"weeks_ago": table["weeks_ago"], "rate": window / year})[table["id"] == "total"]
