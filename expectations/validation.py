@@ -44,7 +44,8 @@ def validate_interactions(
     """Check the events row by row and as a whole; return the accepted table and what was found.
 
     Rows that break a rule are written to `folder/quarantine` and the others to `folder/interactions`; without bad rows the accepted table is
-    `interactions` itself. The Data Docs are in `folder/data_docs`, also when an error about rows is raised.
+    `interactions` itself. The catalogue is looked at too, but not changed (`validate_table` sets its bad entries aside). The Data Docs are in
+    `folder/data_docs`, also when an error about rows is raised.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ def validate_interactions(
         Fewer users or items than asked for, or less history than the horizon.
     """
     check_schema(interactions, optional=() if has_users else (c.USER_ID,))
+    if item_catalogue is not None:
+        check_schema(item_catalogue)
     with open_run(folder) as run:
         create_rows_view(run.connection, interactions.name, interactions.parts(), grain=INTERACTIONS.grain)
         on_rows = run.check(suites.INTERACTIONS_VIEW, suites.interactions_suite(config, now=now, has_users=has_users), key=ROW_KEY)
@@ -77,8 +80,13 @@ def validate_interactions(
             *_summary_findings(run, interactions, split, on_table, suites.SUMMARY_VIEW),
             *_group_findings(run, interactions, in_context),
         ]
+        num_expectations = len(on_rows) + len(on_table) + len(in_context)
+        if item_catalogue is not None:
+            catalogue = _check_table(run, [item_catalogue], config, sets_aside=False)
+            findings += catalogue.findings
+            num_expectations += catalogue.num_expectations
         docs = build_data_docs(run, title="Checks of the interactions", facts=_facts(interactions, split))
-    report = _report(split, interactions, findings, num_expectations=len(on_rows) + len(on_table) + len(in_context), docs=docs)
+    report = _report(split, interactions, findings, num_expectations=num_expectations, docs=docs)
     raise_if_critical(report)
     return report
 
@@ -119,13 +127,13 @@ def validate_tables(tables: Sequence[TableRef], config: ValidationConfig, *, fol
     return reports
 
 
-def _check_table(run: Run, tables: Sequence[TableRef], config: ValidationConfig) -> ValidationReport:
+def _check_table(run: Run, tables: Sequence[TableRef], config: ValidationConfig, *, sets_aside: bool = True) -> ValidationReport:
     """Run the suites of one table, stored under one or more references."""
     check = TABLE_CHECKS[tables[0].name]
     table = tables[0] if len(tables) == 1 else tables[0].model_copy(update={"rows": sum(part.rows for part in tables)})
     create_rows_view(run.connection, table.name, [part for stored in tables for part in stored.parts()], grain=check.grain, derived=check.derived)
     on_rows = run.check(table.name, check.suite(table.columns), key=ROW_KEY)
-    split = _set_aside(run, table, on_rows) if check.sets_aside else _Split(table, None, {})
+    split = _set_aside(run, table, on_rows) if check.sets_aside and sets_aside else _Split(table, None, {})
     findings, num_expectations = _row_findings(run, table, split, on_rows), len(on_rows)
     if table.name == catalogue_suites.ITEM_CATALOGUE_VIEW:
         views.create_catalogue_summary(run.connection, split.accepted, rows_in=table.rows, rows_quarantined=split.rows_quarantined)

@@ -1,8 +1,9 @@
 """Limits of the data checks."""
 
+from datetime import date
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from contracts.sections.base import Section
 
@@ -40,3 +41,12 @@ class ValidationConfig(Section):
     ] = 0.15
     min_users: Annotated[int, Field(ge=1, description="Fewer users stop the flow.")] = 2
     min_items: Annotated[int, Field(ge=1, description="Fewer items stop the flow.")] = 2
+
+    @field_validator("earliest")
+    @classmethod
+    def _is_a_date(cls, value: str) -> str:
+        try:
+            date.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError(f"expected an ISO date such as 1995-01-01, found {value!r}") from error
+        return value

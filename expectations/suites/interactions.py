@@ -25,7 +25,7 @@ HISTORY_RULES: Final = frozenset({"too_few_users", "too_few_items", "history_sho
 def interactions_suite(config: ValidationConfig, *, now: datetime, has_users: bool = True) -> "ExpectationSuite":
     """Rules on single events; a row that breaks one is set aside.
 
-    Checked against the view of `interaction_views.rows_view`: event_time is UTC without a zone, numbers are null where not finite,
+    Checked against the view of `row_views.create_rows_view`: event_time is UTC without a zone, numbers are null where not finite,
     `is_finite` and `is_repeated` are added. `now` carries a time zone or is taken as UTC. Without users (demand only) a missing user is no fault.
     """
     gx = load_great_expectations()

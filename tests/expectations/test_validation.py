@@ -60,9 +60,8 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Validated:
     odd = pl.concat([changed(number, changes) for number, changes in enumerate([*(changes for changes, _ in BROKEN.values()), *GOOD.values()])])
     odd = pl.concat([odd, rush]).with_columns(source_file=pl.lit("raw.csv"), source_row=pl.int_range(pl.len(), dtype=pl.Int64))
     stored = store_table(folder / "stored", "interactions", events.with_columns(source_file=pl.lit("old.csv"), source_row=pl.lit(0, pl.Int64)), odd)
-    catalogue = store_table(
-        folder / "catalogue", "item_catalogue", pl.DataFrame({"item_id": [f"i{number}" for number in range(13)], "category": ["food"] * 13})
-    )
+    items = pl.DataFrame({"item_id": [*(f"i{number}" for number in range(13)), ""], "category": ["food"] * 10 + [None] * 4})
+    catalogue = store_table(folder / "catalogue", "item_catalogue", items)
     report = validate_interactions(stored, catalogue, ValidationConfig(), folder=folder / "run", now=NOW, horizon_days=28)
     return Validated(stored, report, folder / "run")
 
@@ -111,6 +110,13 @@ def test_items_without_catalogue_entry_and_unusual_days_are_warnings(validated: 
     assert (items.num_failed, items.example_row["item_id"]) == (2, "i13")
     assert (volume.example_row["num_events"], volume.example_row["expected"]) == ("300", "60.0")
     assert volume.num_failed == 1 + 21  # the rush, then days without events as long as most weeks before had some
+
+
+def test_the_catalogue_is_looked_at_beside_the_events(validated: Validated):
+    found = {found.rule: found for found in validated.report.findings if found.table == "item_catalogue"}
+    assert {rule: (one.severity, one.num_failed) for rule, one in found.items()} == {"item_id_empty": ("warning", 1), "category_missing": ("warning", 1)}
+    assert "1 of 14 rows" in found["item_id_empty"].message
+    assert "Set aside" not in found["item_id_empty"].message
 
 
 def test_the_data_docs_stand_alone_and_show_every_rule(validated: Validated):
