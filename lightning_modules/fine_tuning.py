@@ -1,8 +1,7 @@
 """Fine-tuning: the head is fitted on target events of sampled cut-offs, and its networks are exported for serving.
 
 The loss of a list is the cross-entropy of each user's targets over the candidates: the pool of the cut-off, some other items drawn at random
-(weighted up for those not drawn) and the user's own history and targets. A target counts less the further down it stands already, as in
-the measure: most of what a user buys is beyond any list of ten, and would rule the loss otherwise.
+(weighted up for those not drawn) and the user's own history and targets.
 
 Letters: B users, C shared candidates of the step (pool first), M pairs of these users, E the most pairs of one user outside the shared
 ones, K terms of taste.
@@ -37,14 +36,15 @@ from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimiz
 NEVER = -1e9
 TOP = 10
 RANKS = 100
-RANK_SCALE = {"again": 10.0, "discover": 30.0}
+RANK_SCALE = {"again": 10.0}  # discover: every target counts
 STATISTICS_ROWS = 20_000
 CHECK_USERS = 1_024
 HELD_OUT_SHARE = 0.25
-CHECKS_PER_EPOCH = 2
+CHECKS = 6
 WARM_UP = 0.1
-ENCODER_WEIGHT = 0.3
-LINEAR_WEIGHT = {"again": 0.5, "discover": 1.0}
+ENCODER_WEIGHT = {"again": 0.02, "discover": 0.2}
+FIRST_LINEAR_WEIGHT = {"again": 0.5, "discover": 0.5}
+OTHER_LINEAR_WEIGHT = {"again": 0.02, "discover": 0.5}
 CALENDAR_INPUTS = ("season_sin_1", "season_cos_1", "season_sin_2", "season_cos_2")
 DAYS_FOR_CALENDAR = 730
 
@@ -63,8 +63,8 @@ class UserBatch:
 class SampleWalk:
     """Loader over (sample, users): every user of every training sample once in an epoch, in an order seeded by epoch; resumes at the next unseen batch."""
 
-    def __init__(self, users: list[np.ndarray], *, batch_users: int, epochs: int, seed: int) -> None:
-        self.users, self.batch_users, self.epochs, self.seed = users, batch_users, epochs, seed
+    def __init__(self, users: list[np.ndarray], *, batch_users: int, epochs: int, seed: int, max_steps: int = 10**9) -> None:
+        self.users, self.batch_users, self.epochs, self.seed, self.max_steps = users, batch_users, epochs, seed, max_steps
         self.rank, self.world_size = 0, 1
         self.position = 0
 
@@ -74,8 +74,8 @@ class SampleWalk:
         return sum(-(-len(users) // self.batch_users) for users in self.users)
 
     def __len__(self) -> int:
-        """Batches of all epochs."""
-        return self.batches_in_epoch * self.epochs
+        """Batches of all epochs, at most `max_steps`."""
+        return min(self.batches_in_epoch * self.epochs, self.max_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Batches consumed; the same for every rank."""
@@ -89,7 +89,7 @@ class SampleWalk:
         """Batches from the present position on; starting again after the end begins anew."""
         while self.position < len(self):
             epoch, first = divmod(self.position, self.batches_in_epoch)
-            for sample, users in self._epoch(epoch)[first:]:
+            for sample, users in self._epoch(epoch)[first : len(self) - epoch * self.batches_in_epoch]:
                 self.position += 1
                 mine = users[self.rank :: self.world_size]
                 yield UserBatch(sample, torch.from_numpy(mine), self.seed * 1_000_003 + self.position, self.position / len(self), self.position == len(self))
@@ -110,11 +110,13 @@ class FineTuning(lightning.LightningModule):
     def __init__(self, head: Head, job: FineTuneJob, samples: list[SampleData], label: str = "") -> None:
         super().__init__()
         self.head, self.job, self.samples, self.label = head, job, samples, label
+        self.start = [value.detach().clone() for value in head.anchored()]
 
     def training_step(self, batch: UserBatch, batch_idx: int) -> Tensor:
         """Sum over lists of the mean loss of the step's targets, over all processes."""
         parts = [list_loss(ranked) for ranked in rank_lists(self.head, self.job, self.samples[batch.sample], batch.users, seed=batch.seed)]
-        total = 0.0 * sum(parameter.sum() for parameter in self.head.parameters())
+        total = self.job.anchor * sum((value - start).square().sum() for value, start in zip(self.head.anchored(), self.start, strict=True))
+        total = total + 0.0 * sum(parameter.sum() for parameter in self.head.parameters())
         for loss, weight in parts:
             share = weight if self.trainer.world_size == 1 else self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
             total = total + loss / share.clamp(min=1e-9)
@@ -238,10 +240,12 @@ def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, 
 def list_loss(ranked: RankedTargets) -> tuple[Tensor, Tensor]:
     """Weighted sum of the targets' cross-entropies, and the sum of the weights.
 
-    A user's targets together weigh about the square root of their number, so that big baskets neither rule nor vanish; each weighs
-    1 / (1 + rank / scale).
+    A user's targets together weigh about the square root of their number, so that big baskets neither rule nor vanish; in `again` each
+    weighs 1 / (1 + rank / scale), since most of what a user buys is beyond any list of ten.
     """
-    weights = ranked.num_targets.clamp(min=1).float().rsqrt()[ranked.rows] / (1 + ranked.ranks / RANK_SCALE[ranked.list_name])
+    weights = ranked.num_targets.clamp(min=1).float().rsqrt()[ranked.rows]
+    if ranked.list_name in RANK_SCALE:
+        weights = weights / (1 + ranked.ranks / RANK_SCALE[ranked.list_name])
     return ((ranked.totals - ranked.scores) * weights).sum(), weights.sum()
 
 
@@ -352,9 +356,9 @@ def _fit(
     """One head: trained on all samples but some users of the newest, which say when to stop."""
     lightning.seed_everything(seed, verbose=False)
     users, newest, held_out = _split(samples, seed)
-    walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed)
+    walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
     module = FineTuning(_new_head(job, samples, unused), job, samples, label)
-    check = NewestCutoff(newest, held_out, job, every_steps=max(walk.batches_in_epoch // CHECKS_PER_EPOCH, 1))
+    check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
         compute, folder, [ProgressLines("fine_tune"), check, Checkpoints(folder, compute.checkpoint_every_steps)], gradient_clip=job.optimizer.gradient_clip
     )
@@ -382,8 +386,10 @@ def _split(samples: list[SampleData], seed: int) -> tuple[list[np.ndarray], Samp
 
 def _new_head(job: FineTuneJob, samples: list[SampleData], unused: tuple[str, ...]) -> Head:
     chosen = samples[:: max(len(samples) // 6, 1)]
-    linear = {name: [LINEAR_WEIGHT[name] / max(len(job.linear), 1)] * len(job.linear) for name in LINEAR_WEIGHT}
-    weights = [[ENCODER_WEIGHT] * bool(job.pretraining) + linear[name] for name in ("again", "discover")]
+    weights = [
+        [ENCODER_WEIGHT[name]] * bool(job.pretraining) + [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
+        for name in ("again", "discover")
+    ]
     return build_head(
         season_inputs=job.season_inputs,
         habit_inputs=job.habit_inputs,

@@ -55,6 +55,10 @@ class Head(nn.Module):
         self.season, self.habit = season, habit
         self.raw_weights = nn.Parameter(torch.log(torch.expm1(taste_weights.clamp(min=1e-4))))  # [L, K]
 
+    def anchored(self) -> list[Tensor]:
+        """Weights that are pulled towards their start: most of what is new to a user is learned better by the priors than from one year."""
+        return [self.taste_weights(), self.season.linear.weight, self.season.outer.weight]
+
     def taste_weights(self) -> Tensor:
         """Weights of the terms of taste for each list, [L, K]."""
         return functional.softplus(self.raw_weights)
@@ -65,7 +69,7 @@ def build_head(
     season_inputs: Sequence[str],
     habit_inputs: Sequence[str],
     unused_inputs: Sequence[str],
-    season_prior: Mapping[str, float],
+    season_prior: Mapping[str, tuple[float, float]],
     habit_prior: Mapping[str, float],
     habit_bias: float,
     season_width: int,
@@ -80,7 +84,7 @@ def build_head(
     season = PriorNetwork(
         2,
         season_width,
-        prior=torch.tensor([season_prior.get(name, 0.0) for name in season_inputs]).repeat(2, 1),
+        prior=torch.tensor([season_prior.get(name, (0.0, 0.0)) for name in season_inputs]).T.contiguous(),
         bias=0.0,
         mean=season_statistics[0],
         deviation=season_statistics[1],

@@ -51,18 +51,20 @@ class PretrainJob(Job):
     item_features: Annotated[str | None, Field(description="Parquet: item_index, category (path, coarse to fine, null where unknown); optional.")] = None
     cutoffs: Annotated[tuple[date, ...], Field(min_length=1, description="A snapshot is left at each; it has seen nothing at or after it.")]
     encoder: EncoderConfig = EncoderConfig()
-    objective: Literal["next_item", "window_item"] = "next_item"
+    objective: Literal["next_item", "window_item"] = "window_item"
     loss: Annotated[Literal["sampled_softmax", "full_softmax", "gbce", "bce", "bpr"], Field(description="Loss of an event's item against the others.")] = (
         "sampled_softmax"
     )
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads a request may have, days.")] = (0, 28)
     epochs: Annotated[float, Field(gt=0, description="Events visited for each new event, old ones (replay) included.")] = 3.0
-    replay: Annotated[float, Field(ge=0, lt=1, description="Share of each period's visits that goes to older events, where epochs leave room.")] = 0.5
+    replay: Annotated[float, Field(ge=0, lt=1, description="Share of each period's visits that goes to older events, where epochs leave room.")] = 0.25
     repeat_weight: Annotated[
         float, Field(ge=0, le=1, description="Weight of a target the user has had before; 0: only what is new to the user is learned.")
-    ] = 1.0
+    ] = 0.0
+    item_rate: Annotated[float, Field(gt=0, le=1, description="Learning rate of items' own rows, relative.")] = 0.1
+    category_rate: Annotated[float, Field(gt=0, le=1, description="Learning rate of categories' rows, relative.")] = 0.3
     even_share: Annotated[float, Field(ge=0, le=1, description="Share of the negatives drawn evenly over the items instead of by popularity.")] = 0.0
-    batch_events: Annotated[int, Field(ge=2, description="Events in one packed batch, over all processes.")] = 8_192
+    batch_events: Annotated[int, Field(ge=2, description="Events in one packed batch, over all processes.")] = 2_048
     num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
     held_out_days: Annotated[int, Field(ge=0, description="Days before the first cut-off kept out of its training, to stop early; 0: no early stopping.")] = 7
     checks: Annotated[int, Field(ge=1, description="Looks at the held-out days during the first period.")] = 8
@@ -112,9 +114,12 @@ class FineTuneJob(Job):
     vocabulary: Annotated[str, Field(description="Parquet: item_id, item_index.")]
     season_inputs: Annotated[tuple[str, ...], Field(min_length=1, description="Columns of a season row, in order.")]
     habit_inputs: Annotated[tuple[str, ...], Field(min_length=1, description="Columns of a habit row, in order.")]
-    season_prior: Annotated[dict[str, float], Field(description="Starting weight of season inputs; the others start at 0.")] = {
-        "trend_lift_4w": 1.0,
-        "season_last_year_lift": 0.2,
+    season_prior: Annotated[
+        dict[str, tuple[float, float]], Field(description="Starting weight of season inputs in again and discover; the others start at 0.")
+    ] = {
+        "trend_lift_4w": (1.0, 1.0),
+        "season_last_year_lift": (0.2, 0.2),
+        "trend_log_new_buyers_4w": (0.0, 0.4),
     }
     habit_prior: Annotated[dict[str, float], Field(description="Starting weight of habit inputs; the others start at 0; season inputs may be named too.")] = {
         "habit_log_decayed_90d": 1.0,
@@ -123,7 +128,7 @@ class FineTuneJob(Job):
     habit_bias: Annotated[float, Field(description="Starting value of habit for an item of the history.")] = 4.0
     lists: Annotated[tuple[ListName, ...], Field(min_length=1, description="Lists the head answers.")] = ("again", "discover")
     linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (
-        LinearTerm(ridge=200.0),
+        LinearTerm(ridge=500.0),
         LinearTerm(half_life_days=30.0, ridge=100.0),
     )
     linear_form: Annotated[Literal["exact", "low_rank"], Field(description="exact: by landmark users; low_rank: by singular vectors of `linear_rank`.")] = (
@@ -132,7 +137,9 @@ class FineTuneJob(Job):
     linear_landmarks: Annotated[int, Field(ge=1, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=1, description="Rank of a low-rank linear term.")] = 256
     epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2
+    max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
+    anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start, squared distance.")] = 0.3
     max_users: Annotated[int, Field(ge=1, description="Users with targets drawn from each sample; more are left out at random.")] = 20_000
     num_candidates: Annotated[
         int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")

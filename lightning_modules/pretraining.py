@@ -13,7 +13,7 @@ import polars as pl
 import pytorch_lightning as lightning
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.artifacts import JobResult
 from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
@@ -23,7 +23,7 @@ from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.jobs import PretrainJob
 from lightning_modules.taste import Taste, build_taste, category_nodes
 from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings
-from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, process_rank, say
+from lightning_modules.trainers import Checkpoints, ProgressLines, build_trainer, checkpoint_to_resume, optimizer_of_groups, process_rank, say
 
 SNAPSHOTS = "snapshots"
 ENCODER = "encoder.json"
@@ -32,30 +32,29 @@ ANNEAL_TO = 0.1
 GBCE_CALIBRATION = 0.75
 
 
-class Pretraining(lightning.LightningModule):
-    """Loss and optimiser of pre-training."""
+class Objective(nn.Module):
+    """Mean loss of a batch's targets: one module with one `forward`, so that its weights can be sharded."""
 
-    def __init__(self, taste: Taste, job: PretrainJob, log_probability: np.ndarray | None = None) -> None:
+    def __init__(self, taste: Taste, loss: str) -> None:
         super().__init__()
-        self.taste, self.job = taste, job
-        self.num_periods = 1
+        self.taste, self.loss = taste, loss
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean loss of the batch's targets."""
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch's targets, float32."""
         queries = self.queries(batch)
-        if self.job.loss == "full_softmax":
+        if self.loss == "full_softmax":
             return losses.full_cross_entropy(queries, self.taste.items.all(), batch.targets, weights=batch.weights)
         positive = (queries * self.taste.items(batch.targets)).sum(-1)
         negative = queries @ self.taste.items(batch.negatives).T  # [M, K]
         is_target = batch.negatives[None, :] == batch.targets[:, None]
         options = {"is_target": is_target, "weights": batch.weights}
-        if self.job.loss == "sampled_softmax":
+        if self.loss == "sampled_softmax":
             return losses.sampled_softmax(positive, negative, **options)
-        if self.job.loss == "bpr":
+        if self.loss == "bpr":
             return losses.bayesian_personalised_ranking(positive, negative, **options)
-        if self.job.loss == "bce":
+        if self.loss == "bce":
             return losses.binary_cross_entropy(positive, negative, **options)
-        beta = losses.gbce_beta(len(batch.negatives), self.job.num_items, GBCE_CALIBRATION)
+        beta = losses.gbce_beta(len(batch.negatives), self.taste.items.own.num_embeddings, GBCE_CALIBRATION)
         return losses.generalised_binary_cross_entropy(positive, negative, beta=beta, **options)
 
     def queries(self, batch: Batch) -> Tensor:
@@ -64,9 +63,23 @@ class Pretraining(lightning.LightningModule):
         before = torch.cat([self.taste.beginning.to(states.dtype), states]).index_select(0, batch.sources)
         return self.taste.request(before, batch.request_days, batch.lead_days, batch.since)
 
+
+class Pretraining(lightning.LightningModule):
+    """Optimiser and steps of pre-training."""
+
+    def __init__(self, taste: Taste, job: PretrainJob) -> None:
+        super().__init__()
+        self.objective, self.job = Objective(taste, job.loss), job
+        self.num_periods = 1
+
+    @property
+    def taste(self) -> Taste:
+        """The network itself."""
+        return self.objective.taste
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's share, weighted so that the mean over processes is the mean over all targets."""
-        loss = self.loss(batch)
+        loss = self.objective(batch)
         if self.trainer.world_size == 1:
             return loss
         count = batch.weights.sum()
@@ -78,11 +91,27 @@ class Pretraining(lightning.LightningModule):
         torch.manual_seed(hash((self.job.seed, self.global_step, self.global_rank)) % 2**63)
         rate = learning_rate(self.job.optimizer.learning_rate, self.global_step, self.job.optimizer.warm_up_steps, batch.share_done)
         for group in self.optimizers().param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Weight decay spares item, event and category vectors: rare ones would fade between their events."""
-        return build_optimizer(list(self.named_parameters()), self.job.optimizer, undecayed=("norm", "bias", "items", "events", "positions", "beginning"))
+        """Three groups: rows of items learn slowest, rows of categories slowly, the network at the full rate.
+
+        Under Adam a rare item's few gradients count as much as a popular one's many: at the full rate one purchase is learned by heart.
+        Rows are not decayed: rare ones would fade between their events.
+        """
+        rows = ("items", "events", "positions", "beginning", "norm", "bias")
+        named = list(self.named_parameters())
+        groups = [
+            {"params": [p for name, p in named if "items.own" in name], "share": self.job.item_rate, "weight_decay": 0.0},
+            {"params": [p for name, p in named if "items.nodes" in name], "share": self.job.category_rate, "weight_decay": 0.0},
+            {"params": [p for name, p in named if "items." not in name and any(part in name for part in rows)], "share": 1.0, "weight_decay": 0.0},
+            {"params": [p for name, p in named if not any(part in name for part in rows)], "share": 1.0, "weight_decay": self.job.optimizer.weight_decay},
+        ]
+        return optimizer_of_groups(groups, self.job.optimizer)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the norm of all gradients, sharded or not."""
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.job.optimizer.gradient_clip)
 
     def configure_model(self) -> None:
         """Shard block by block where the strategy is FSDP2."""
@@ -93,7 +122,7 @@ class Pretraining(lightning.LightningModule):
 
         for block in getattr(self.taste.encoder, "blocks", []):
             fully_shard(block, mesh=mesh["data_parallel"])
-        fully_shard(self, mesh=mesh["data_parallel"])
+        fully_shard(self.objective, mesh=mesh["data_parallel"])
         self._is_sharded = True
 
     def progress(self, batch: Batch) -> tuple[float, str, float]:
@@ -152,7 +181,7 @@ class HeldOut(lightning.Callback):
         pl_module.eval()
         sums = torch.zeros(2)
         for batch in self.batches:
-            loss = pl_module.loss(batch.to(pl_module.device))
+            loss = pl_module.objective(batch.to(pl_module.device))
             sums += torch.stack([loss.float().cpu() * len(batch.targets), torch.tensor(float(len(batch.targets)))])
         pl_module.train()
         sums = trainer.strategy.reduce(sums, reduce_op="sum") if trainer.world_size > 1 else sums
@@ -209,7 +238,7 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
     held_out = HeldOut([], checks=job.checks, patience=job.patience)
     loss_log = LossLog()
     callbacks = [ProgressLines("pretrain"), loss_log, held_out, Snapshots(folder / SNAPSHOTS, periods), Checkpoints(folder, compute.checkpoint_every_steps)]
-    trainer = build_trainer(compute, folder, callbacks, gradient_clip=job.optimizer.gradient_clip)
+    trainer = build_trainer(compute, folder, callbacks)
     walk.rank, walk.world_size = trainer.global_rank, trainer.world_size
     if periods[0].snapshot is None:
         held_out.batches = walk.held_out(periods[0].end_day, periods[1].end_day)

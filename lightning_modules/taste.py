@@ -54,8 +54,9 @@ class ItemVectors(nn.Module):
         self.nodes = nn.Embedding(num_nodes, width, padding_idx=0)
         self.register_buffer("categories", categories)  # [I, L], 0 = none
         self.has_categories = bool(categories.numel()) and num_nodes > 1
-        nn.init.normal_(self.own.weight, std=0.02)
-        nn.init.normal_(self.nodes.weight, std=0.02)
+        # beside its category an item's own row begins at nothing: random rows of rare items would be noise in every list
+        nn.init.normal_(self.own.weight, std=0.0 if self.has_categories else 0.05)
+        nn.init.normal_(self.nodes.weight, std=0.05)
         with torch.no_grad():
             self.nodes.weight[0] = 0.0
 

@@ -83,7 +83,7 @@ class ProgressLines(pl.Callback):
             self._told, self._events_since = now, 0.0
 
 
-def build_trainer(compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.Callback], *, gradient_clip: float | None, max_epochs: int = 1) -> pl.Trainer:
+def build_trainer(compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.Callback], *, gradient_clip: float | None = None) -> pl.Trainer:
     """Trainer for this process: alone, or one rank of those `torch.distributed.run` started."""
     quiet()
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -93,8 +93,8 @@ def build_trainer(compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.C
         num_nodes=compute.num_nodes if world > 1 else 1,
         strategy=_strategy(compute, world),
         precision="bf16-mixed" if _use_bf16(compute) else "32-true",
-        max_epochs=max_epochs,
-        gradient_clip_val=None if compute.strategy == "fsdp2" and world > 1 else gradient_clip,
+        max_epochs=1,
+        gradient_clip_val=gradient_clip,
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
@@ -120,11 +120,15 @@ def build_optimizer(
     decayed, plain = [], []
     for name, parameter in parameters:
         (plain if parameter.ndim < 2 or any(part in name for part in undecayed) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    return optimizer_of_groups([{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}], config)
+
+
+def optimizer_of_groups(groups: Sequence[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Optimiser of parameter groups that say their own weight decay; empty groups are left out."""
+    filled = [group for group in groups if group["params"]]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
-    return (torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam)(groups, lr=config.learning_rate)
+        return torch.optim.SGD(filled, lr=config.learning_rate, momentum=0.9)
+    return (torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam)(filled, lr=config.learning_rate)
 
 
 def quiet() -> None:

@@ -109,6 +109,10 @@ def pretrain_job(tables: Path) -> PretrainJob:
         encoder=EncoderConfig(width=16, num_blocks=1, num_heads=2, max_history=16, dropout=0.1),
         batch_events=512,
         num_negatives=32,
+        objective="next_item",
+        repeat_weight=1.0,
+        item_rate=1.0,
+        category_rate=1.0,
         epochs=2.0,
         optimizer=OptimizerConfig(learning_rate=5e-3, warm_up_steps=5),
     )

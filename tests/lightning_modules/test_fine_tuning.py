@@ -1,6 +1,7 @@
 """The head: what it starts from, what it counts, that it learns, and that an interrupted job goes on."""
 
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def test_the_loss_is_worked_by_hand() -> None:
     weights = [1 / math.sqrt(2), 0.5 / math.sqrt(2), 0.25]
     assert float(weight) == pytest.approx(sum(weights))
     assert float(loss) == pytest.approx(2 * weights[0] + 1 * weights[1] + 4 * weights[2])
+    _, plain = list_loss(replace(ranked, list_name="discover"))
+    assert float(plain) == pytest.approx(2 / math.sqrt(2) + 1)
 
 
 def test_measure_is_ndcg_by_hand(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
@@ -145,6 +148,11 @@ def test_the_loader_shows_every_user_once_an_epoch_and_goes_on_where_it_stopped(
     assert len(whole) == len(walk())
     first_epoch = sorted((sample, user) for sample, users in whole[: len(whole) // 2] for user in users)
     assert first_epoch == [(0, user) for user in range(7)] + [(1, user) for user in (2, 5, 9)]
+    assert (
+        len(SampleWalk([np.arange(7)], batch_users=3, epochs=2, seed=1, max_steps=4))
+        == len(seen(SampleWalk([np.arange(7)], batch_users=3, epochs=2, seed=1, max_steps=4)))
+        == 4
+    )
     later = walk()
     later.load_state_dict({"position": 5})
     assert seen(later) == whole[5:]
