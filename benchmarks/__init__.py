@@ -1,0 +1,1 @@
+"""Figures on real data, each written by a command anyone can run."""

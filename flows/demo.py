@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from contracts.artifacts import EvaluationRef, TrainingOutcome
+from contracts.artifacts import EvaluationRef, RegisteredVersion, TrainingOutcome
 from contracts.config import PipelineConfig
 from contracts.errors import BundleError
 from evaluation.results import EvaluationResult
@@ -22,7 +22,7 @@ from tasks.store import audit_address, store_of
 def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
     """The outcome, then ten recommendations for one household in July and at Thanksgiving."""
     show_outcome(config, outcome, console)
-    recommender = load_champion(config)
+    recommender = load_champion(config, otherwise=outcome.version)
     user = example_user(recommender)
     for occasion, day in example_dates(recommender.cutoff, config.features.country).items():
         console.print(f"\n[bold]Household {user}, {occasion} ({day}), asked at the end of the data ({recommender.cutoff})[/bold]")
@@ -72,14 +72,15 @@ def _evaluation_table(result: EvaluationResult, list_name: str) -> Table:
     return table
 
 
-def load_champion(config: PipelineConfig) -> Recommender:
-    """The recommender that serves. Raises BundleError where none was promoted yet."""
+def load_champion(config: PipelineConfig, *, otherwise: RegisteredVersion | None = None) -> Recommender:
+    """The recommender that serves; `otherwise` a version to look at where none was promoted yet. Raises BundleError where there is neither."""
     store = store_of(config)
     client = connect(config.registry, store.storage_root)
-    champion = version_at(client, config.registry.model_name, CHAMPION)
+    champion = version_at(client, config.registry.model_name, CHAMPION) or otherwise
     if champion is None:
         raise BundleError(f"{config.registry.model_name}: no champion yet. Run the pipeline, and review the challenger or set registry.auto_promote.")
-    return Recommender.load(bundle_of_version(config.registry, store.storage_root, champion.version), version=champion.version)
+    number = str(champion.version)
+    return Recommender.load(bundle_of_version(config.registry, store.storage_root, number), version=number)
 
 
 def print_list(recommender: Recommender, user: str, request_date: date, *, list_name: str, k: int, explain: bool, console: Console) -> None:

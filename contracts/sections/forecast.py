@@ -36,7 +36,9 @@ class ForecastConfig(Section):
     max_item_series: Annotated[int, Field(ge=0, description="Items forecast one by one, best sellers first; the others follow their category.")] = 2_000
     models: Annotated[
         tuple[ForecastModel, ...],
-        Field(description="Candidates; the back-test chooses per level and weighs per series. `seasonal_naive` always competes, `combination` is their weighted mean."),
+        Field(
+            description="Candidates; the back-test chooses per level and weighs per series. `seasonal_naive` always competes, `combination` is their weighted mean."
+        ),
     ] = (
         "seasonal_naive",
         "recent_mean",

@@ -45,7 +45,9 @@ class PretrainingConfig(Section):
     epochs: Annotated[float, Field(gt=0, le=1000, description="Events visited for each new event, old ones included.")] = 1.5
     batch_events: Annotated[int, Field(ge=64, description="Events in one packed batch.")] = 2_048
     num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
-    repeat_weight: Annotated[float, Field(ge=0, le=1, description="Weight of a target the user has had before; 0: only what is new to the user is learned.")] = 0.0
+    repeat_weight: Annotated[
+        float, Field(ge=0, le=1, description="Weight of a target the user has had before; 0: only what is new to the user is learned.")
+    ] = 0.0
     item_rate: Annotated[float, Field(gt=0, le=1, description="Learning rate of items' own rows, relative.")] = 0.1
     category_rate: Annotated[float, Field(gt=0, le=1, description="Learning rate of categories' rows, relative.")] = 0.3
     patience: Annotated[int, Field(ge=1, description="Early stopping: checks on held-out time without gain.")] = 3
@@ -55,7 +57,9 @@ class PretrainingConfig(Section):
 class LinearTerm(Section):
     """One linear item-item term of taste: log(max(linear, 0) + floor)."""
 
-    half_life_days: Annotated[float | None, Field(gt=0, description="An item of the history is halved in weight every so many days; null: each weighs 1.")] = None
+    half_life_days: Annotated[float | None, Field(gt=0, description="An item of the history is halved in weight every so many days; null: each weighs 1.")] = (
+        None
+    )
     ridge: Annotated[float, Field(gt=0, description="Ridge of the regression.")] = 200.0
     floor: Annotated[float, Field(gt=0, description="Floor inside the logarithm.")] = 0.02
 
@@ -65,15 +69,22 @@ class FineTuningConfig(Section):
 
     target_events: Annotated[tuple[str, ...], Field(min_length=1, description="Event types that count as targets.")] = ("purchase", "booking", "rating", "play")
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Mixture of leads, days.")] = (0, 28)
-    linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (LinearTerm(ridge=500.0), LinearTerm(half_life_days=30.0, ridge=100.0))
-    linear_form: Annotated[Literal["exact", "low_rank"], Field(description="exact: by landmark users; low_rank: by singular vectors of `linear_rank`.")] = "exact"
+    linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (
+        LinearTerm(ridge=500.0),
+        LinearTerm(half_life_days=30.0, ridge=100.0),
+    )
+    linear_form: Annotated[Literal["exact", "low_rank"], Field(description="exact: by landmark users; low_rank: by singular vectors of `linear_rank`.")] = (
+        "exact"
+    )
     linear_landmarks: Annotated[int, Field(ge=8, le=32_768, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=8, le=4096, description="Rank of a low-rank linear term.")] = 256
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96
     anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start, squared distance.")] = 0.3
-    num_candidates: Annotated[int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")] = 4_096
+    num_candidates: Annotated[
+        int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")
+    ] = 4_096
     num_drawn: Annotated[int, Field(ge=0, description="Other items drawn at random into each step.")] = 256
     season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
