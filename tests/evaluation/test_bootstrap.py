@@ -92,3 +92,17 @@ def test_difference_equals_the_reference(protocol, pair):
     assert gain.difference == pytest.approx(value, abs=1e-9)
     # the reference draws users in the order of a hash table, so its ends move by Monte-Carlo noise
     assert (gain.ci_low, gain.ci_high) == pytest.approx((low, high), abs=3e-4)
+
+
+def test_a_gain_that_may_be_none_is_no_gain():
+    generator = np.random.default_rng(2)
+    other = generator.random(50)
+    found = paired_bootstrap(scores(other + 0.3 * generator.standard_normal(50) + 0.02), scores(other))
+    assert found.ci_low < 0 < found.difference < found.ci_high
+    assert not found.is_gain
+
+
+def test_a_mean_is_over_rows_however_many_a_user_has():
+    constant = pl.concat([scores([1.0] * 30), *(scores([1.0] * 5, origin=f"o{k}") for k in range(2, 9))])
+    found = mean_interval(constant)
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((1.0, 1.0, 1.0), abs=1e-12)

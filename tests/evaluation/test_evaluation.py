@@ -73,6 +73,11 @@ def test_tuning_windows_choose_the_baseline_and_are_not_reported(shop, rankings,
         assert result.best_baseline(list_name, 0).with_hindsight == max(reported, key=reported.get)
 
 
+def test_without_configured_origins_tuning_windows_are_still_left_out(shop, rankings):
+    found = evaluate(rankings, shop, CONFIG.model_copy(update={"origins": (), "slices": False}), model="ease*season")
+    assert found.origins == ORIGINS
+
+
 def test_the_model_itself_is_never_the_best_baseline(result):
     assert {best.name for best in result.best_baselines} <= set(NAMES[1:])
 

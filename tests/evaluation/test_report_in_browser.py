@@ -126,6 +126,25 @@ def test_marks_stand_where_their_values_say(browser, width):
             assert at == pytest.approx(at_low + (value - low) / (high - low) * (at_high - at_low), abs=0.6), name
 
 
+AXES = """
+const middle = e => { const box = e.getBoundingClientRect(); return box.left + box.width / 2; };
+return [...document.querySelectorAll('.rows')].map(chart => ({
+  ticks: [...chart.querySelectorAll('.axis .track span')].map(e => [Number(e.textContent.replace('\u2212', '-').replace('%', 'e-2')), middle(e)]),
+  marks: [...chart.querySelectorAll('.mark')].map(e => [Number(e.dataset.value), middle(e)])
+}))"""
+
+
+@pytest.mark.parametrize("width", [PHONE, SCREEN])
+def test_axes_say_where_the_marks_stand(browser, width):
+    show(browser, width)
+    charts = browser.execute_script(AXES)
+    assert len(charts) > 5
+    for chart in charts:
+        (low, at_low), (high, at_high) = chart["ticks"][0], chart["ticks"][-1]
+        for value, at in chart["marks"]:
+            assert at == pytest.approx(at_low + (value - low) / (high - low) * (at_high - at_low), abs=1)
+
+
 def test_bars_are_as_long_as_their_parts_and_colours_say_the_level(browser):
     show(browser, SCREEN)
     drawn = browser.execute_script(DRAWN)
