@@ -124,6 +124,7 @@ class FeatureTables(Reference):
     training_events: TableRef | None
     calendar: TableRef
     demand: TableRef
+    demand_features: TableRef | None = Field(default=None, description="demand with lags, averages, growth, last year and season index; items too")
     item_weeks: dict[str, TableRef] = {}
     habits: dict[str, TableRef] = {}
     histories: dict[str, TableRef] = {}

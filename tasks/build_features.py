@@ -17,7 +17,7 @@ from contracts.sections.training import FineTuningConfig
 from evaluation.origins import evaluation_origins
 from features.calendar import calendar
 from features.cutoffs import sample_pairs, training_cutoffs
-from features.demand import demand
+from features.demand import demand, demand_features, frequency_of_items
 from features.habits import habit_inputs, habits
 from features.histories import histories, training_events
 from features.item_weeks import item_weeks
@@ -67,11 +67,14 @@ def build_features(
                     levels=forecast.levels,
                     end=end,
                     by_region=features.use_regions,
+                    clip_quantile=features.clip_quantile,
                 ),
                 folder / "demand.parquet",
                 "demand",
             ),
         )
+        report_progress(0.02, "lags, averages and season index of every series")
+        tables = tables.model_copy(update={"demand_features": _demand_features(interactions, catalogue, tables, features, folder)})
         if not has_users:
             return _with_forecast_cutoffs(tables, forecast)
         origins = sorted(evaluation_origins(first_day, end - timedelta(days=1), evaluation))
@@ -133,6 +136,29 @@ def _vocabulary(interactions: pl.LazyFrame, catalogue: pl.LazyFrame | None, fold
     grown = grow_vocabulary(pl.read_parquet(kept) if kept.exists() else None, ids)
     write_table(grown, kept, "vocabulary")
     return write_table(grown, folder / "vocabulary.parquet", "vocabulary")
+
+
+def _demand_features(interactions: pl.LazyFrame, catalogue: pl.LazyFrame | None, tables: FeatureTables, config: FeaturesConfig, folder: Path) -> TableRef:
+    """Lags, moving averages, growth, last year's window and season index: of the forecast levels, and of every item on a grid its number allows."""
+    items = demand(
+        interactions,
+        catalogue,
+        frequency=frequency_of_items(tables.vocabulary.rows, weekly_above_items=config.weekly_above_items),
+        levels=["item"],
+        end=date.fromisoformat(tables.end),
+        by_region=config.use_regions,
+        clip_quantile=config.clip_quantile,
+    )
+    groups = read_table(tables.demand).filter(pl.col(c.LEVEL) != c.ITEM)
+    table = demand_features(
+        pl.concat([groups, items]),
+        catalogue,
+        lag_days=config.lag_days,
+        moving_average_days=config.moving_average_days,
+        shrinkage_units=config.shrinkage_units,
+        calendar=read_table(tables.calendar),
+    )
+    return write_table(table, folder / "demand_features.parquet", "demand_features")
 
 
 def _calendar(interactions: pl.LazyFrame, features: FeaturesConfig, first_day: date, end: date, folder: Path) -> TableRef:

@@ -11,10 +11,10 @@ from contracts.errors import BundleError
 from contracts.sections.evaluation import RegistryConfig
 from tasks.audit import audit_trail, record_decision
 from tasks.promote import promotion_lock, quarantine_reason
-from tasks.registry import CHAMPION, PREVIOUS_CHAMPION, connect, registry_faults, version_at
+from tasks.registry import CHAMPION, PREVIOUS_CHAMPION, connect, registry_faults, set_version_tags, version_at
 from tasks.reuse import run_each_time
 from tasks.review import SmokeTest, promote_approved, settle_champion, smoke_test_of
-from tasks.review_tags import quarantine_of, refusals
+from tasks.review_tags import QUARANTINED, quarantine_of, refusals
 from tasks.roll_back import predecessor, roll_back_champion
 from tasks.store import Store, audit_address
 
@@ -49,7 +49,12 @@ def reconcile_aliases(client: MlflowClient, registry: RegistryConfig, store: Sto
     waiting = approved_version(client, registry, store, current)
     if waiting is None:
         return PromotionOutcome(challenger=False, promoted=False, reasons=done, champion_version=current)
-    outcome = promote_approved(client, registry, store, waiting, smoke_test=smoke_test)
+    try:
+        outcome = promote_approved(client, registry, store, waiting, smoke_test=smoke_test)
+    except BundleError as error:
+        _withdraw(client, registry, store, waiting, f"cannot serve: {error}")
+        reasons = (*done, f"version {waiting} withdrawn: {error}")
+        return PromotionOutcome(challenger=False, promoted=False, reasons=reasons, champion_version=current)
     return outcome.model_copy(update={"reasons": (*done, f"version {waiting} promoted", *outcome.reasons)})
 
 
@@ -89,6 +94,12 @@ def _mend_champion(client: MlflowClient, registry: RegistryConfig, store: Store,
         return ()
     rolled = roll_back_champion(client, registry, store, version, by=RECONCILE, reason=withdrawn)
     return (f"version {rolled.withdrawn} rolled back, version {rolled.champion} serves",)
+
+
+def _withdraw(client: MlflowClient, registry: RegistryConfig, store: Store, version: str, reason: str) -> None:
+    """Withdraw an approved version that cannot serve, so that it is not tried every ten minutes and does not stand before others."""
+    set_version_tags(client, registry.model_name, version, {QUARANTINED: reason})
+    record_decision(audit_address(store), model=registry.model_name, version=version, decision="refused", by=RECONCILE, reasons=(reason,), figures={})
 
 
 def _set_lost_champion(client: MlflowClient, registry: RegistryConfig, store: Store) -> tuple[str, ...]:
