@@ -172,7 +172,13 @@ def _spoken(rows: Sequence[RowOfMarks], label: str) -> str:
 
 
 def _tick_text(tick: float, *, percent: bool = False) -> str:
-    return (f"{tick:.0%}" if percent else f"{tick:g}" if abs(tick) < 10_000 else f"{tick / 1000:g}k").replace("-", "\u2212")
+    if percent:
+        text = f"{tick:.0%}"
+    elif abs(tick) < 10_000:
+        text = f"{tick:g}"
+    else:
+        text = f"{tick / 1_000:g}k" if abs(tick) < 1_000_000 else f"{tick / 1_000_000:g}M"
+    return text.replace("-", "\u2212")
 
 
 # lines over a number
@@ -394,13 +400,14 @@ def parts_of_scores(example: Example, others: Sequence[Example]) -> str:
         f"{example.title}, {example.request_date:%-d %B %Y}",
     )
     facts = (f"{example.request_date:%-d %B %Y}", f"list {example.list}", f"user {example.user}")
-    heading = f'<h3>{escape(example.title)}</h3><p class="meta">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</p>'
+    heading = f'<h3>{escape(example.title[:1].upper() + example.title[1:])}</h3><p class="meta">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</p>'
     caption = "Parts of each score; they add up to the tick. Those left of the line count against the item."
     return figure(f'{heading}<ol class="items">{rows}</ol>', numbers, caption)
 
 
 def _item_name(item: ExampleItem, chip: str) -> str:
-    category = f"<small>{escape(item.category)}</small>" if item.category else ""
+    says_more = item.category and not item.title.casefold().startswith(item.category.casefold())
+    category = f"<small>{escape(item.category)}</small>" if says_more else ""
     return f'<span class="item-name"><b>{item.rank}</b> {escape(item.title)}{category}{chip}</span>'
 
 

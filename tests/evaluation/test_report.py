@@ -126,6 +126,22 @@ def test_gains_beyond_measure_are_factors():
     )
 
 
+def test_a_category_is_shown_where_it_says_more_than_the_title(report_data):
+    example = report_data.examples[0]
+    items = [example.items[0].model_copy(update={"title": title, "category": "RADISH"}) for title in ("Radish, 24 ct", "Red ones")]
+    for item, count in zip(items, (0, 1), strict=True):
+        changed = report_data.model_copy(update={"examples": (example.model_copy(update={"items": (item,)}),)})
+        assert render_report(changed).count("<small>RADISH</small>") == count
+
+
+def test_large_axes_are_short(report_data):
+    panel = report_data.forecasts[0]
+    periods = tuple(period.model_copy(update={"actual": 4_000_000.0}) for period in panel.periods)
+    text = render_report(report_data.model_copy(update={"forecasts": (panel.model_copy(update={"periods": periods}),)}))
+    assert ">4M</span>" in text
+    assert "000k</span>" not in text
+
+
 def demand(rows, region="all"):
     schema = {"level": pl.String, "id": pl.String, "region": pl.String, "date": pl.Date, "units": pl.Float64}
     return pl.DataFrame([("category", name, region, date, units) for name, date, units in rows], schema=schema, orient="row")
