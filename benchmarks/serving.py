@@ -287,16 +287,16 @@ def summary(latencies: list[float], failed: int, seconds: float) -> dict[str, fl
 
 
 def measure_size(folder: Path, num_items: int, rate: float, *, quick: bool, num_users: int = 10_000) -> dict[str, Any]:
-    """Latency at a rate, saturation with one and two workers, cold start and memory, for full precision and eight bits."""
+    """Latency at a rate, saturation with one and two workers, cold start and memory, for full precision and the compressed form."""
     from serving.compression import compress_bundle, size_bytes
 
     plain = write_model(folder, num_items, num_users, 60)
-    small = folder / f"model-{num_items}-int8"
+    small = folder / f"model-{num_items}-compressed"
     if not (small / "bundle.json").is_file():
         compress_bundle(plain, small)
     seconds, closed = (8, 800) if quick else (30, 4_000)
     found: dict[str, Any] = {"items": num_items, "users": num_users, "rate_per_second": rate}
-    for name, bundle in (("full precision", plain), ("eight bits", small)):
+    for name, bundle in (("full precision", plain), ("compressed", small)):
         port = free_port()
         settings = {"bundle": str(bundle), "cache": str(folder / "cache"), "log_folder": str(folder / "log")}
         with service(port, **settings) as (process, ready):
@@ -319,11 +319,11 @@ def measure_size(folder: Path, num_items: int, rate: float, *, quick: bool, num_
 
 
 def measure_overlap(folder: Path, num_items: int) -> dict[str, float]:
-    """Recall@10 of eight bits against full precision, over users of the benchmark's model."""
+    """Recall@10 of the compressed form against full precision, over users of the benchmark's model."""
     from serving.compression import list_overlap
     from serving.recommender import Recommender
 
-    plain, small = (Recommender.load(folder / name) for name in (f"model-{num_items}", f"model-{num_items}-int8"))
+    plain, small = (Recommender.load(folder / name) for name in (f"model-{num_items}", f"model-{num_items}-compressed"))
     users = plain.users[:300]
     return {name: round(list_overlap(*(model.rank(users, request_date=CUTOFF, list_name=name) for model in (plain, small))), 4) for name in plain.lists}
 
@@ -340,7 +340,7 @@ def measure_swaps(folder: Path, num_items: int, *, num_requests: int) -> dict[st
     mlflow.create_experiment("serving", artifact_location=(folder / "artifacts" / str(os.getpid())).as_uri())
     mlflow.set_experiment("serving")
     with mlflow.start_run():
-        for name in (f"model-{num_items}", f"model-{num_items}-int8"):
+        for name in (f"model-{num_items}", f"model-{num_items}-compressed"):
             mlflow.pyfunc.log_model(
                 name="recommender",
                 python_model=PYFUNC_FILE,
@@ -442,7 +442,7 @@ def main() -> None:
                 "python": platform.python_version(),
             },
             "sizes": [measure_size(folder, 100_000, 100, quick=given.quick)],
-            "eight_bits_recall_at_10": measure_overlap(folder, 100_000),
+            "compressed_recall_at_10": measure_overlap(folder, 100_000),
         }
         if not given.quick:
             results["sizes"].append(measure_size(folder, 1_000_000, 30, quick=False))

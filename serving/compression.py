@@ -1,4 +1,4 @@
-"""A smaller form of a bundle: item tables of eight bits a number.
+"""A smaller form of a bundle: taste vectors of eight bits a number, linear tables of sixteen.
 
 The compressed bundle is served by the same `Recommender`, so a list from the service, the registered model and the published table stays
 the same list; whether the form is good enough is a question for the gate (`list_overlap`, and the protocol's measures).
@@ -18,11 +18,11 @@ from serving.bundle import FORECASTS, HABITS, HISTORIES, ITEM_CATALOGUE, ITEM_WE
 from serving.item_tables import SCALE_SUFFIX, compact
 
 FORM: Final = "item_tables"
-EIGHT_BITS: Final = "int8"
+COMPRESSED: Final = "taste int8, linear float16"
 
 
 def compress_bundle(folder: Path, target: Path) -> BundleRef:
-    """Write a copy of a bundle to `target` whose taste vectors and linear tables have eight bits; its notes say so.
+    """Write a copy of a bundle to `target` whose taste vectors have eight bits and whose linear tables have sixteen; its notes say so.
 
     Raises BundleError where `folder` is no bundle.
     """
@@ -43,7 +43,7 @@ def compress_bundle(folder: Path, target: Path) -> BundleRef:
             habits=bundle.table(HABITS),
             item_weeks=bundle.table(ITEM_WEEKS),
             forecasts=bundle.table(FORECASTS) if bundle.has_table(FORECASTS) else None,
-            metadata=bundle.metadata.model_copy(update={"notes": {**bundle.metadata.notes, FORM: EIGHT_BITS}}),
+            metadata=bundle.metadata.model_copy(update={"notes": {**bundle.metadata.notes, FORM: COMPRESSED}}),
         )
 
 
@@ -59,11 +59,16 @@ def size_bytes(folder: Path) -> int:
 
 
 def _compacted(tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tables with one row an item as int8 and scales; everything else as it was."""
+    """Taste vectors as int8 and scales, linear tables in half precision; everything else as it was.
+
+    Linear tables do not bear eight bits: near zero their logarithm magnifies the rounding (95 % of a discover list stays on Complete Journey).
+    """
     found: dict[str, np.ndarray] = {}
     for name, table in tables.items():
-        if name == "taste_items" or (name.startswith("linear_") and name.endswith("_out")):
+        if name == "taste_items":
             found[name], found[name + SCALE_SUFFIX] = compact(table.astype(np.float32))
+        elif name.startswith("linear_") and name.endswith("_out"):
+            found[name] = table.astype(np.float16)
         else:
             found[name] = table
     return found
