@@ -134,7 +134,7 @@ def _both_or_none(client: MlflowClient, name: str, before: dict[str, str | None]
             for alias, version in before.items():
                 set_or_delete_alias(client, name, alias, version)
         except Exception as fault:
-            error.add_note(f"The aliases could not be put back ({fault}); the reconcile schedule, or `perennial reconcile`, does it when MLflow answers again.")
+            error.add_note(f"The aliases could not be put back ({fault}); the flow `reconcile` does it when MLflow answers again.")
         raise
 
 

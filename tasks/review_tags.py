@@ -1,7 +1,7 @@
 """What a review in the registry means: its tags, what an approval is bound to, and every reason against a promotion. Pure; reads no registry.
 
-review            approved or rejected, set by a person in MLflow, by `perennial review` or by the form of the deployment `review`
-reviewed_by       who, where the form or the command line asked
+review            approved or rejected, set by a person in MLflow or by the flow `review-challenger`
+reviewed_by       who, where that flow asked
 review_of         <model>/<version>:<evaluation digest>, set by the step `gate` on the version it judged
 compared_with     the champion of that evaluation, empty where there was none
 quarantined       why this version must not serve again, set by a rollback

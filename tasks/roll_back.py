@@ -30,7 +30,7 @@ def find_serving(registry: RegistryConfig, store: Store) -> str:
     """Number of the version that serves; read once, so that a rollback that is tried again withdraws no second one."""
     champion = version_at(connect(registry, store.storage_root), registry.model_name, CHAMPION)
     if champion is None:
-        raise RegistryStateError(f"{registry.model_name}: no champion serves, so there is nothing to roll back. `perennial reconcile` restores a lost alias.")
+        raise RegistryStateError(f"{registry.model_name}: no champion serves, so there is nothing to roll back. The flow `reconcile` restores a lost alias.")
     return str(champion.version)
 
 
