@@ -76,7 +76,13 @@ def fine_tune(
     )
     with progress_of("fine_tune") as report_progress:
         result = run_training(job, folder, compute, progress_lines(report_progress, get_run_logger().info))
-        metadata = {"name": name, "horizon_days": evaluation.horizon_days, "config_digest": job.digest(), "features": features_config}
+        metadata = {
+            "name": name,
+            "horizon_days": evaluation.horizon_days,
+            "target_events": config.target_events,
+            "config_digest": job.digest(),
+            "features": features_config,
+        }
         bundles = {origin.isoformat(): _bundle(folder, Path(result.output), origin, features, forecasts, metadata) for origin in origins}
     get_run_logger().info("%s bundles in %.0f s: %s", len(bundles), result.seconds, folder)
     return Bundles(evaluated={day: bundles[day] for day in features.origins}, final=bundles[features.end], metrics=result.metrics)

@@ -48,11 +48,9 @@ def write_report(
         decision=PromotionDecision(promoted=promotion.promoted, reasons=promotion.reasons),
         created=f"{datetime.now(UTC):%-d %B %Y, %H:%M} UTC",
         quality=DataQuality(
-            rows_in=ingested.rows_in,
+            rows_in=validated.rows_in + ingested.rows_quarantined,
             rows_accepted=validated.rows_accepted,
             rows_quarantined=ingested.rows_quarantined + validated.rows_quarantined,
-            rows_deleted=ingested.rows_deleted,
-            rows_known=ingested.rows_known,
             quarantined_by_rule={**ingested.quarantined_by_rule, **validated.quarantined_by_rule},
             num_expectations=validated.num_expectations,
             findings=validated.findings,

@@ -91,7 +91,7 @@ def test_bounds_of_a_field_reach_the_schema_that_draws_the_form():
         ("evaluation: {origins: [2020-13-01]}", r"not readable as YAML.*month"),
         ("evaluation: {lists: [again}", r"not readable as YAML"),
         ("evaluation: {leads_days: [0, 300]}", r"forecast\.horizon_periods covers 112 days, but .* needs 328\. Raise"),
-        ("features: {max_history: 64}", r"pretraining\.encoder\.max_history 128 is more than features\.max_history 64"),
+        ("features: {max_history: 32}", r"pretraining\.encoder\.max_history 64 is more than features\.max_history 32"),
         ("pretraining: {encoder: {width: 10, num_heads: 4}}", r"encoder\.width 10 is not a multiple of encoder\.num_heads 4"),
     ],
 )
