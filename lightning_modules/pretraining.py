@@ -41,11 +41,15 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets, float32."""
-        queries = self.queries(batch)
         if self.loss == "full_softmax":
+            queries = self.queries(batch, self.taste.items(batch.items))
             return losses.full_cross_entropy(queries, self.taste.items.all(), batch.targets, weights=batch.weights)
-        positive = (queries * self.taste.items(batch.targets)).sum(-1)
-        negative = queries @ self.taste.items(batch.negatives).T  # [M, K]
+        # one look-up for all: each would cost a gradient table of the whole catalogue
+        together = self.taste.items(torch.cat([batch.items, batch.targets, batch.negatives]))
+        items, targets, negatives = together.split([len(batch.items), len(batch.targets), len(batch.negatives)])
+        queries = self.queries(batch, items)
+        positive = (queries * targets).sum(-1)
+        negative = queries @ negatives.T  # [M, K]
         is_target = batch.negatives[None, :] == batch.targets[:, None]
         options = {"is_target": is_target, "weights": batch.weights}
         if self.loss == "sampled_softmax":
@@ -57,9 +61,9 @@ class Objective(nn.Module):
         beta = losses.gbce_beta(len(batch.negatives), self.taste.items.own.num_embeddings, GBCE_CALIBRATION)
         return losses.generalised_binary_cross_entropy(positive, negative, beta=beta, **options)
 
-    def queries(self, batch: Batch) -> Tensor:
-        """Query of each target, [M, D]."""
-        states = self.taste.states(self.taste.items(batch.items), batch.types, batch.gaps, batch.days, batch.steps, batch.layout())
+    def queries(self, batch: Batch, items: Tensor) -> Tensor:
+        """Query of each target [M, D]; `items` [N, D] are the vectors of the events' items."""
+        states = self.taste.states(items, batch.types, batch.gaps, batch.days, batch.steps, batch.layout())
         before = torch.cat([self.taste.beginning.to(states.dtype), states]).index_select(0, batch.sources)
         return self.taste.request(before, batch.request_days, batch.lead_days, batch.since)
 
@@ -107,7 +111,7 @@ class Pretraining(lightning.LightningModule):
             {"params": [p for name, p in named if "items." not in name and any(part in name for part in rows)], "share": 1.0, "weight_decay": 0.0},
             {"params": [p for name, p in named if not any(part in name for part in rows)], "share": 1.0, "weight_decay": self.job.optimizer.weight_decay},
         ]
-        return optimizer_of_groups(groups, self.job.optimizer)
+        return optimizer_of_groups(groups, self.job.optimizer, fused=not getattr(self, "_is_sharded", False))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the norm of all gradients, sharded or not."""
