@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from contracts.artifacts import Bundles, EvaluationRef, PromotionOutcome, RegisteredVersion
 from contracts.sections.evaluation import RegistryConfig
-from evaluation.gates import GateResult, ServabilityFigures, failures, quality_gate, servability_gate
+from evaluation.gates import GateResult, ServabilityFigures, quality_gate, servability_gate
 from tasks.audit import record_decision
 from tasks.evaluate import OURS, read_evaluation
 from tasks.registry import CHALLENGER, connect, registry_faults, set_version_tags
@@ -36,7 +36,7 @@ def gate(version: RegisteredVersion, bundles: Bundles, evaluation: EvaluationRef
     if passed:
         with registry_faults():
             client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-    shut = tuple(f"{result.name}: {reason}" for result in (quality, servability) if not result.passed for reason in failures(result))
+    shut = tuple(f"{result.name}: {reason}" for result in (quality, servability) for reason in result.failures)
     reasons = shut or tuple(f"{result.name}: {reason}" for result in (quality, servability) for reason in result.reasons)
     judged = review_subject(version.name, version.version, evaluation.digest)
     set_version_tags(client, version.name, version.version, {"gate_quality": _word(quality), "gate_servability": _word(servability), REVIEW_OF: judged})
