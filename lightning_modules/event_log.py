@@ -55,6 +55,10 @@ class EventLog:
         """Users with at least one event."""
         return len(self.offsets) - 1
 
+    def first_day(self) -> int:
+        """Day of the earliest event."""
+        return min(int(shard.days.min()) for shard in self.shards)
+
     def users(self) -> pl.Series:
         """User ids in order of row, [U]."""
         return pl.read_parquet(self._users)[c.USER_ID]

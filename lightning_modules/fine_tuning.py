@@ -29,7 +29,7 @@ from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
 from lightning_modules.head import Head, build_head
 from lightning_modules.jobs import FineTuneJob
-from lightning_modules.pretraining import open_log
+from lightning_modules.pretraining import DAYS_FOR_YEAR, open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
 from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, process_rank, say
 
@@ -46,7 +46,6 @@ ENCODER_WEIGHT = {"again": 0.02, "discover": 0.2}
 FIRST_LINEAR_WEIGHT = {"again": 0.5, "discover": 0.5}
 OTHER_LINEAR_WEIGHT = {"again": 0.02, "discover": 0.5}
 CALENDAR_INPUTS = ("season_sin_1", "season_cos_1", "season_sin_2", "season_cos_2")
-DAYS_FOR_CALENDAR = 730
 
 
 @dataclass
@@ -423,8 +422,7 @@ def _statistics(tables: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _unused_inputs(log: EventLog, origin: int) -> tuple[str, ...]:
     """Calendar harmonics are left out with less than two years of data: a network could only tell the sampled cut-offs apart by them."""
-    first_day = min(int(shard.days.min()) for shard in log.shards)
-    return CALENDAR_INPUTS if origin - EPOCH.toordinal() - first_day < DAYS_FOR_CALENDAR else ()
+    return CALENDAR_INPUTS if origin - EPOCH.toordinal() - log.first_day() < DAYS_FOR_YEAR else ()
 
 
 def _export(job: FineTuneJob, known: Known, heads: list[Head], place: Path) -> None:

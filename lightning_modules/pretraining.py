@@ -30,6 +30,7 @@ ENCODER = "encoder.json"
 ANNEAL_FROM = 0.6
 ANNEAL_TO = 0.1
 GBCE_CALIBRATION = 0.75
+DAYS_FOR_YEAR = 730
 
 
 class Objective(nn.Module):
@@ -237,6 +238,8 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
         )
     categories = category_nodes(job.item_features, job.num_items)
     taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types))
+    if periods[-1].end_day - log.first_day() < DAYS_FOR_YEAR:
+        taste.forget_year()
     module = Pretraining(taste, job)
     module.num_periods = len(periods)
     held_out = HeldOut([], checks=job.checks, patience=job.patience)

@@ -79,13 +79,14 @@ class EventVectors(nn.Module):
         self.gaps = nn.Embedding(len(GAP_BOUNDS) + 1, width)
         self.calendar = nn.Linear(CALENDAR_FEATURES, width, bias=False)
         self.register_buffer("gap_bounds", torch.tensor(GAP_BOUNDS), persistent=False)
+        self.register_buffer("calendar_used", torch.ones(CALENDAR_FEATURES))
         for table in (self.types.weight, self.gaps.weight, self.calendar.weight):
             nn.init.normal_(table, std=0.02)
 
     def forward(self, types: Tensor, gaps: Tensor, days: Tensor) -> Tensor:
         """types, gaps, days [...] -> [..., D]."""
         bucket = (gaps[..., None] >= self.gap_bounds).sum(-1)
-        return self.types(types) + self.gaps(bucket) + self.calendar(calendar(days))
+        return self.types(types) + self.gaps(bucket) + self.calendar(calendar(days) * self.calendar_used)
 
 
 class RequestToken(nn.Module):
@@ -95,13 +96,16 @@ class RequestToken(nn.Module):
         super().__init__()
         self.inputs = nn.Linear(width + REQUEST_FEATURES, 2 * width)
         self.output = nn.Linear(2 * width, width)
+        self.register_buffer("calendar_used", torch.ones(CALENDAR_FEATURES))
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, state: Tensor, request_days: Tensor, lead_days: Tensor, since_days: Tensor) -> Tensor:
         """Query [M, D] from the state [M, D] and the request; the others are [M]."""
         since, lead = since_days.float(), lead_days.float()
-        features = torch.cat([calendar(request_days), torch.log1p(lead)[:, None], torch.log1p(since)[:, None], (since < 1).float()[:, None]], -1)
+        features = torch.cat(
+            [calendar(request_days) * self.calendar_used, torch.log1p(lead)[:, None], torch.log1p(since)[:, None], (since < 1).float()[:, None]], -1
+        )
         return state + self.output(functional.silu(self.inputs(torch.cat([state, features.to(state.dtype)], -1))))
 
 
@@ -116,6 +120,12 @@ class Taste(nn.Module):
         self.request = RequestToken(width)
         self.beginning = nn.Parameter(torch.zeros(1, width))
         self.dropout, self.max_history = dropout, max_history
+
+    def forget_year(self) -> None:
+        """Leave the harmonics of the year out: with less than two years of data they only tell one month of the past from another."""
+        for part in (self.events, self.request):
+            part.calendar_used[:YEAR_HARMONICS] = 0.0
+            part.calendar_used[YEAR_HARMONICS + WEEK_HARMONICS : 2 * YEAR_HARMONICS + WEEK_HARMONICS] = 0.0
 
     def states(self, vectors: Tensor, types: Tensor, gaps: Tensor, days: Tensor, steps: Tensor, layout: Layout) -> Tensor:
         """State after each event, [..., D]; `vectors` are the item vectors of the events."""

@@ -135,6 +135,7 @@ def quiet() -> None:
     """Leave out what Lightning says about itself; our own lines go to the parent."""
     for name in ("pytorch_lightning", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(pytorch_lightning|lightning_fabric|torch)\..*")
 
 

@@ -203,6 +203,6 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
 
 def test_calendar_harmonics_wait_for_two_years_of_data(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:
     log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
-    first = date(1970, 1, 1) + timedelta(days=min(int(shard.days.min()) for shard in log.shards))
+    first = date(1970, 1, 1) + timedelta(days=log.first_day())
     assert "season_sin_1" in fine_tuning._unused_inputs(log, (first + timedelta(days=729)).toordinal())
     assert fine_tuning._unused_inputs(log, (first + timedelta(days=730)).toordinal()) == ()

@@ -122,6 +122,19 @@ def test_the_calendar_turns_once_a_year_and_once_a_week() -> None:
     assert (calendar(day)[0, 0] - calendar(day + 182)[0, 0]).abs() + (calendar(day)[0, 5] - calendar(day + 182)[0, 5]).abs() > 1.0
 
 
+def test_without_the_year_only_the_week_of_a_date_counts() -> None:
+    model, (items, days, types) = taste(), histories()
+    model.forget_year()
+    arguments = (padded(items), padded(days), padded(types), torch.tensor(LENGTHS))
+    since = torch.zeros(5)
+    state = torch.randn(5, WIDTH)
+    with torch.no_grad():
+        one, later, tuesday = (model.request(state, torch.full((5,), day), since, since) for day in (18_480, 18_480 + 26 * 7, 18_481))
+        assert model(*arguments, torch.full((5,), 18_480), since).isfinite().all()
+    torch.testing.assert_close(one, later)
+    assert (one - tuesday).abs().max() > 1e-3
+
+
 def test_an_unknown_encoder_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"found 'lstm', known: .*gpt"):
         build_encoder("lstm", width=8, num_blocks=1, num_heads=1, dropout=0.0, max_history=4)
