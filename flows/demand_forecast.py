@@ -35,7 +35,7 @@ def demand_forecast(config: PipelineConfig, fresh: bool = False) -> tuple[Featur
     store = store_of(config)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}) if fresh else nullcontext():
         ingested = ingest(config.source, store)
-        validated = validate(ingested, config.validation, store, horizon_days=config.evaluation.horizon_days)
+        validated = validate(ingested.interactions, ingested.item_catalogue, config.validation, store, horizon_days=config.evaluation.horizon_days)
         features = build_features(
             validated,
             ingested.item_catalogue,

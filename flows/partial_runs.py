@@ -40,7 +40,7 @@ def evaluate_version(config: PipelineConfig, version: str) -> EvaluationRef:
 
 def _validated(config: PipelineConfig, store: Store) -> tuple[IngestReport, ValidationReport]:
     ingested = ingest(config.source, store)
-    return ingested, validate(ingested, config.validation, store, horizon_days=config.evaluation.horizon_days)
+    return ingested, validate(ingested.interactions, ingested.item_catalogue, config.validation, store, horizon_days=config.evaluation.horizon_days)
 
 
 def _features(config: PipelineConfig, store: Store) -> tuple[ValidationReport, FeatureTables]:

@@ -37,7 +37,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
     store = store_of(config)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}) if fresh else nullcontext():
         ingested = ingest(config.source, store)
-        validated = validate(ingested, config.validation, store, horizon_days=config.evaluation.horizon_days)
+        validated = validate(ingested.interactions, ingested.item_catalogue, config.validation, store, horizon_days=config.evaluation.horizon_days)
         features = build_features(
             validated,
             ingested.item_catalogue,
@@ -88,6 +88,6 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         version = register(config, store, ingested, validated, features, forecasts, snapshots, bundles, evaluation)
         challenger = gate(version, bundles, evaluation, config.registry, store)
         promotion = promote(version, challenger, evaluation, config.registry, store)
-        published = publish(promotion, config.registry, config.publish, config.evaluation, config.validation, features, store)
+        published = publish(promotion.champion_version, config.registry, config.publish, config.evaluation, config.validation, features, store)
         report = write_report(config, store, ingested, validated, features, forecasts, bundles, evaluation, version, promotion)
     return TrainingOutcome(version=version, promotion=promotion, evaluation=evaluation, published=published, report=report, forecasts=forecasts)

@@ -7,7 +7,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
-from contracts.artifacts import FeatureTables, PromotionOutcome, TableRef
+from contracts.artifacts import FeatureTables, TableRef
 from contracts.sections.evaluation import EvaluationConfig, PublishConfig, RegistryConfig
 from contracts.sections.validation import ValidationConfig
 from expectations.validation import validate_table
@@ -22,7 +22,7 @@ CODE = ("serving", "features", "expectations")
 
 @task(name="publish", **reusable(*CODE, minutes=240))
 def publish(
-    promotion: PromotionOutcome,
+    champion_version: str | None,
     registry: RegistryConfig,
     config: PublishConfig,
     evaluation: EvaluationConfig,
@@ -31,13 +31,13 @@ def publish(
     store: Store,
 ) -> TableRef | None:
     """Rank for every user with the champion. Nothing is published where there is no champion or publishing is off."""
-    if not config.enabled or promotion.champion_version is None:
+    if not config.enabled or champion_version is None:
         get_run_logger().info("nothing published: %s", "publishing is off" if not config.enabled else "there is no champion yet")
         return None
-    folder = store.step_folder("publish", promotion, registry, config, evaluation, features, code=CODE)
+    folder = store.step_folder("publish", champion_version, registry, config, evaluation, features, code=CODE)
     connect(registry, store.storage_root)
-    bundle = bundle_of_version(registry, store.storage_root, promotion.champion_version)
-    recommender = Recommender.load(bundle, version=promotion.champion_version)
+    bundle = bundle_of_version(registry, store.storage_root, champion_version)
+    recommender = Recommender.load(bundle, version=champion_version)
     first = max(date.fromisoformat(features.end), recommender.cutoff)
     asked = [(first + timedelta(days=days), name) for days in config.days_ahead for name in evaluation.lists]
     with progress_of("publish") as report_progress:

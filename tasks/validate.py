@@ -7,7 +7,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from contracts.artifacts import IngestReport, ValidationReport
+from contracts.artifacts import TableRef, ValidationReport
 from contracts.sections.validation import ValidationConfig
 from expectations.validation import validate_interactions
 from tasks.reuse import reusable
@@ -17,10 +17,10 @@ CODE = ("expectations",)
 
 
 @task(name="validate", **reusable(*CODE, minutes=120))
-def validate(ingested: IngestReport, validation: ValidationConfig, store: Store, *, horizon_days: int) -> ValidationReport:
+def validate(interactions: TableRef, item_catalogue: TableRef | None, validation: ValidationConfig, store: Store, *, horizon_days: int) -> ValidationReport:
     """Run the Great Expectations suites on the stored events and catalogue, and build their Data Docs."""
-    folder = store.step_folder("validate", ingested.interactions, ingested.item_catalogue, validation, str(horizon_days), code=CODE)
-    report = validate_interactions(ingested.interactions, ingested.item_catalogue, validation, folder=folder, now=datetime.now(UTC), horizon_days=horizon_days)
+    folder = store.step_folder("validate", interactions, item_catalogue, validation, str(horizon_days), code=CODE)
+    report = validate_interactions(interactions, item_catalogue, validation, folder=folder, now=datetime.now(UTC), horizon_days=horizon_days)
     get_run_logger().info(
         "%s rows in, %s accepted, %s quarantined, %s findings: %s",
         f"{report.rows_in:,}",
