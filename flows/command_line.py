@@ -129,7 +129,7 @@ def report(parameters: Parameters) -> None:
     config = _load(parameters)
     path = Path(store_of(config).root) / "report.html"
     if not path.exists():
-        problems.print(f"no report at {path}; run `perennial run {parameters}` first")
+        problems.print(f"no report at {path}; run `perennial run {parameters}` first", soft_wrap=True)
         raise typer.Exit(1)
     console.print(path.resolve().as_uri())
 
