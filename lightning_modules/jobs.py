@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.artifacts import text_digest
-from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, LinearTerm, OptimizerConfig, PretrainingConfig
+from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, LinearTerm, OptimizerConfig, PretrainingConfig, check_objective
 from lightning_modules.forecasting_job import ForecastJob
 
 ListName = Literal["again", "discover"]
@@ -51,7 +51,7 @@ class PretrainJob(Job):
     item_features: Annotated[str | None, Field(description="Parquet: item_index, category (path, coarse to fine, null where unknown); optional.")] = None
     cutoffs: Annotated[tuple[date, ...], Field(min_length=1, description="A snapshot is left at each; it has seen nothing at or after it.")]
     encoder: EncoderConfig = EncoderConfig()
-    objective: Literal["next_item", "window_item"] = "window_item"
+    objective: Literal["next_item", "window_item", "masked_item"] = "window_item"
     loss: Annotated[Literal["sampled_softmax", "full_softmax", "gbce", "bce", "bpr"], Field(description="Loss of an event's item against the others.")] = (
         "sampled_softmax"
     )
@@ -75,6 +75,11 @@ class PretrainJob(Job):
     def _cutoffs_rise(self) -> Self:
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
             raise ValueError(f"cutoffs must rise and be distinct, found {[str(cutoff) for cutoff in self.cutoffs]}")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits_the_encoder(self) -> Self:
+        check_objective(self.encoder.kind, self.objective)
         return self
 
     @classmethod

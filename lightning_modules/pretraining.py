@@ -64,6 +64,8 @@ class Objective(nn.Module):
 
     def queries(self, batch: Batch, items: Tensor) -> Tensor:
         """Query of each target [M, D]; `items` [N, D] are the vectors of the events' items."""
+        if not self.taste.encoder.is_causal:
+            items = torch.where(batch.is_masked[:, None], self.taste.mask.to(items.dtype), items)
         states = self.taste.states(items, batch.types, batch.gaps, batch.days, batch.steps, batch.layout())
         before = torch.cat([self.taste.beginning.to(states.dtype), states]).index_select(0, batch.sources)
         return self.taste.request(before, batch.request_days, batch.lead_days, batch.since)

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from contracts import columns as c
 from contracts.errors import DataContractError
-from lightning_modules.event_log import EventLog, ranges
+from lightning_modules.event_log import EventLog
 from lightning_modules.jobs import FineTuneJob, Sample
-from lightning_modules.layouts import Packed
 from lightning_modules.linear_items import LinearItems, decayed, distinct_history, fit_exact, fit_low_rank
 from lightning_modules.pretraining import read_snapshot
 from lightning_modules.taste import Taste
@@ -253,45 +252,35 @@ def _dots(left: np.ndarray, right: np.ndarray, rows: np.ndarray, columns: np.nda
 
 
 def encode(known: Known, log: EventLog, rows: np.ndarray, lead_days: int) -> Tensor:
-    """Queries of users (rows of the log) at the cut-off for a lead, [U, D]; D = 0 without an encoder."""
+    """Queries of users (rows of the log) at the cut-off for a lead, [U, D]; D = 0 without an encoder.
+
+    Users of similar history length run together, so that padding stays small.
+    """
     if known.taste is None:
         return torch.zeros(len(rows), 0)
-    states, last_days = zip(*(_states(known, log, rows[block]) for block in _blocks_of_users(known, log, rows)), strict=True)
-    day = torch.full((len(rows),), known.day + lead_days)
-    with torch.no_grad():
-        return known.taste.request(torch.cat(states), day, torch.full((len(rows),), float(lead_days)), day - torch.cat(last_days))
+    ends, begin = log.ends_before(known.day)[rows], np.asarray(log.offsets[:-1])[rows]
+    lengths = np.minimum(ends - begin, known.taste.max_history)
+    order = np.argsort(lengths, kind="stable")
+    queries = torch.zeros(len(rows), known.taste.items.own.embedding_dim)
+    for block in _blocks(lengths[order]):
+        users = order[block]
+        longest = max(int(lengths[users].max()), 1)
+        places = np.minimum(ends[users, None] - lengths[users, None] + np.arange(longest), ends[users, None] - 1).clip(min=0)
+        events = log.take(places.ravel())
+        items, days, types = (torch.from_numpy(column.astype(np.int64).reshape(places.shape)) for column in (events.items, events.days, events.types))
+        day = torch.full((len(users),), known.day + lead_days)
+        with torch.no_grad():
+            queries[users] = known.taste(items, days, types, torch.from_numpy(lengths[users]), day, torch.full((len(users),), float(lead_days)))
+    return queries
 
 
-def _states(known: Known, log: EventLog, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """State after the last event before the cut-off of each user [U, D], and the day of that event [U]."""
-    assert known.taste is not None
-    assert known.item_vectors is not None
-    starts, lengths = _last_events(known, log, rows)
-    events = log.take(ranges(starts, lengths))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    days = events.days.astype(np.int64)
-    steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    gaps = np.where(steps == 0, 0, np.diff(days, prepend=days[:1]))
-    types, gaps_, days_, steps_ = (torch.from_numpy(np.ascontiguousarray(x)) for x in (events.types.astype(np.int64), gaps, days, steps))
-    with torch.no_grad():
-        hidden = known.taste.states(known.item_vectors[torch.from_numpy(events.items.astype(np.int64))], types, gaps_, days_, steps_, Packed(offsets))
-    last = torch.from_numpy(offsets[1:] - 1)
-    return hidden[last], days_[last]
-
-
-def _last_events(known: Known, log: EventLog, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    ends = log.ends_before(known.day)[rows]
-    begin = np.asarray(log.offsets[:-1])[rows]
-    starts = np.maximum(begin, ends - (known.taste.max_history if known.taste else 0))
-    return starts, ends - starts
-
-
-def _blocks_of_users(known: Known, log: EventLog, rows: np.ndarray) -> Iterator[slice]:
-    ends = np.cumsum(_last_events(known, log, rows)[1])
+def _blocks(lengths: np.ndarray) -> Iterator[slice]:
+    """Slices of rising lengths, each of at most about `EVENTS_AT_ONCE` padded events."""
     start = 0
-    while start < len(rows):
-        done = ends[start - 1] if start else 0
-        stop = max(int(np.searchsorted(ends, done + EVENTS_AT_ONCE, side="right")), start + 1)
+    while start < len(lengths):
+        stop = min(start + USERS_AT_ONCE, len(lengths))
+        while stop > start + 1 and (stop - start) * lengths[stop - 1] > EVENTS_AT_ONCE:
+            stop = start + (stop - start) // 2
         yield slice(start, stop)
         start = stop
 

@@ -14,8 +14,14 @@ from torch.nn import functional
 
 from contracts import columns as c
 from contracts.sections.training import EncoderConfig
+from lightning_modules.bert import BERT
 from lightning_modules.gpt import GPT
+from lightning_modules.gru import GRU
+from lightning_modules.hstu import HSTU
 from lightning_modules.layouts import Layout, Padded
+from lightning_modules.ligr import LiGR
+from lightning_modules.rnn import RNN
+from lightning_modules.transformer_xl import TransformerXL
 
 DAYS_PER_YEAR = 365.2425
 YEAR_HARMONICS = 3
@@ -23,7 +29,7 @@ WEEK_HARMONICS = 2
 CALENDAR_FEATURES = 2 * (YEAR_HARMONICS + WEEK_HARMONICS)
 REQUEST_FEATURES = CALENDAR_FEATURES + 3
 GAP_BOUNDS = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 60, 90, 180, 364)
-ENCODERS = {"gpt": GPT}
+ENCODERS = {"gpt": GPT, "bert": BERT, "transformer_xl": TransformerXL, "hstu": HSTU, "ligr": LiGR, "gru": GRU, "rnn": RNN}
 
 
 def build_encoder(kind: str, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> nn.Module:
@@ -119,6 +125,8 @@ class Taste(nn.Module):
         self.encoder = encoder
         self.request = RequestToken(width)
         self.beginning = nn.Parameter(torch.zeros(1, width))
+        if not encoder.is_causal:
+            self.mask = nn.Parameter(0.02 * torch.randn(1, width))  # stands for an item that is asked for
         self.dropout, self.max_history = dropout, max_history
 
     def forget_year(self) -> None:
@@ -139,15 +147,28 @@ class Taste(nn.Module):
         lengths, request_day, lead_days [B]      length 0: nothing is known of the user
         returns                         [B, D]
         """
+        vectors = self.items(items)
+        if not self.encoder.is_causal:
+            vectors, event_days, event_types = self._with_request(vectors, event_days, event_types, lengths, request_day)
         gaps = torch.cat([torch.zeros_like(event_days[:, :1]), event_days[:, 1:] - event_days[:, :-1]], 1)
-        steps = torch.arange(items.shape[1], device=items.device)[None].expand_as(items)
-        states = self.states(self.items(items), event_types, gaps, event_days, steps, Padded(lengths))
-        last = (lengths - 1).clamp(min=0)
+        steps = torch.arange(event_days.shape[1], device=items.device)[None].expand_as(event_days)
         rows = torch.arange(items.shape[0], device=items.device)
+        last = (lengths - 1).clamp(min=0)
         is_known = (lengths > 0)[:, None]
-        state = torch.where(is_known, states[rows, last], self.beginning)
         since = torch.where(is_known[:, 0], request_day - event_days[rows, last], torch.zeros_like(request_day))
-        return self.request(state, request_day, lead_days, since)
+        if self.encoder.is_causal:
+            state = self.states(vectors, event_types, gaps, event_days, steps, Padded(lengths))[rows, last]
+        else:
+            state = self.states(vectors, event_types, gaps, event_days, steps, Padded(lengths + 1))[rows, lengths]
+        return self.request(torch.where(is_known, state, self.beginning), request_day, lead_days, since)
+
+    def _with_request(self, vectors: Tensor, days: Tensor, types: Tensor, lengths: Tensor, request_day: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same histories with one more event behind each: the request, its item masked. Shapes [B, T + 1, D] and [B, T + 1]."""
+        steps = torch.arange(days.shape[1] + 1, device=days.device)
+        is_request = steps[None, :] == lengths[:, None]  # [B, T + 1]
+        vectors = torch.where(is_request[..., None], self.mask, functional.pad(vectors, (0, 0, 0, 1)))
+        days = torch.where(is_request, request_day[:, None], functional.pad(days, (0, 1)))
+        return vectors, days, torch.where(is_request, torch.zeros_like(days), functional.pad(types, (0, 1)))
 
 
 def build_taste(config: EncoderConfig, categories: Tensor, *, num_items: int, num_event_types: int) -> Taste:

@@ -19,6 +19,7 @@ from lightning_modules.event_log import EventLog, ranges
 from lightning_modules.layouts import Packed
 
 HELD_OUT_BATCHES = 4
+MASKED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Batch:
     targets                          [M]  item index
     request_days, lead_days, since   [M]  day asked for, lead, days since the last event of the source
     negatives                        [K]  items drawn by popularity, the same on every process
+    is_masked                        [N]  events whose item is hidden (objective masked_item), else all false
     weights                          [M]  1 for a user's first event with an item, `repeat_weight` for later ones
     """
 
@@ -72,6 +74,7 @@ class Batch:
     since: Tensor
     negatives: Tensor
     weights: Tensor
+    is_masked: Tensor
     offsets: np.ndarray
     period: int
     number: int
@@ -191,14 +194,22 @@ class TimeWalk:
         if self.settings.objective == "window_item":
             sources, chosen = self._window_targets(positions, days, known_to, key)
             wanted = self.log.take(chosen)
+        elif self.settings.objective == "masked_item":
+            is_last = np.append(steps[1:] == 0, True)
+            sources = 1 + np.flatnonzero((uniform(positions, (*key, 8)) < MASKED_SHARE) | is_last)
+            wanted = events.take(sources - 1)
         else:
             at = np.flatnonzero((steps > 0) | np.repeat(mine.is_beginning, mine.lengths))
             sources, wanted = np.where(steps[at] == 0, 0, at), events.take(at)
+        is_masked = np.zeros(len(positions), bool)
         target_weights = np.where(wanted.is_first, 1.0, self.settings.repeat_weight).astype(np.float32)
         kept = (target_weights > 0) & (True if first_target_day is None else wanted.days >= first_target_day)
         sources, wanted, target_weights = sources[kept], wanted.take(kept), target_weights[kept]
         targets, target_days = wanted.items.astype(np.int64), wanted.days.astype(np.int64)
         last_days = np.where(sources == 0, target_days, days[sources - 1])
+        if self.settings.objective == "masked_item":
+            last_days = target_days - gaps[sources - 1]
+            is_masked[sources - 1] = True
         chance = [uniform(positions[np.maximum(sources - 1, 0)], (*key, 3 + turn)) for turn in range(3)]
         request = _requests(target_days, last_days, self.settings.horizon_days, chance)
         weights = target_weights * np.float32(0.0 if is_empty else 1.0)
@@ -206,6 +217,7 @@ class TimeWalk:
             *(torch.from_numpy(np.ascontiguousarray(x)) for x in (items, days, events.types.astype(np.int64), gaps, steps, sources, targets, *request)),
             negatives=torch.from_numpy(negatives.draw(self.settings.num_negatives, np.random.default_rng([*key, 1]))),
             weights=torch.from_numpy(weights),
+            is_masked=torch.from_numpy(is_masked),
             offsets=offsets,
             period=-1,
             number=-1,

@@ -40,7 +40,8 @@ class PretrainingConfig(Section):
     enabled: Annotated[bool, Field(description="Off: taste is the linear item-item term alone.")] = True
     encoder: EncoderConfig = EncoderConfig()
     objective: Annotated[
-        Literal["next_item", "window_item"], Field(description="next_item: the next event; window_item: an item of the user's coming weeks.")
+        Literal["next_item", "window_item", "masked_item"],
+        Field(description="next_item: the next event; window_item: an item of the user's coming weeks; masked_item: hidden events, for `bert`."),
     ] = "next_item"
     epochs: Annotated[float, Field(gt=0, le=1000, description="Events visited for each new event, old ones included.")] = 1.5
     batch_events: Annotated[int, Field(ge=64, description="Events in one packed batch.")] = 2_048
@@ -52,6 +53,19 @@ class PretrainingConfig(Section):
     category_rate: Annotated[float, Field(gt=0, le=1, description="Learning rate of categories' rows, relative.")] = 0.3
     patience: Annotated[int, Field(ge=1, description="Early stopping: checks on held-out time without gain.")] = 3
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3)
+
+    @model_validator(mode="after")
+    def _objective_fits_the_encoder(self) -> Self:
+        check_objective(self.encoder.kind, self.objective)
+        return self
+
+
+def check_objective(kind: str, objective: str) -> None:
+    """Raise ValueError where an encoder cannot learn an objective."""
+    if (kind == "bert") != (objective == "masked_item"):
+        raise ValueError(
+            f"pretraining.objective {objective} does not fit pretraining.encoder.kind {kind}: a bidirectional encoder (bert) learns masked_item, the others next_item or window_item"
+        )
 
 
 class LinearTerm(Section):

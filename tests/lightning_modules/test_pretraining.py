@@ -121,6 +121,23 @@ def test_every_loss_trains(loss: str, pretrain_job: PretrainJob, compute: Comput
     assert np.isfinite(list(pretrain(job, compute, tmp_path).metrics.values())).all()
 
 
+@pytest.mark.parametrize("kind", ["bert", "transformer_xl", "hstu", "ligr", "gru", "rnn"])
+def test_every_encoder_trains_on_the_same_batches(kind: str, pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
+    encoder = pretrain_job.encoder.model_copy(update={"kind": kind})
+    objective = "masked_item" if kind == "bert" else "next_item"
+    job = pretrain_job.model_copy(update={"cutoffs": pretrain_job.cutoffs[:1], "epochs": 1.0, "encoder": encoder, "objective": objective})
+    assert pretrain(job, compute, tmp_path).metrics[f"loss_{job.cutoffs[0]}"] < math.log(job.num_negatives + 1)
+    assert read_snapshot(tmp_path, job.cutoffs[0].isoformat()).encoder.is_causal == (kind != "bert")
+
+
+def test_a_bidirectional_encoder_learns_masked_items_only(pretrain_job: PretrainJob) -> None:
+    values = pretrain_job.model_dump()
+    with pytest.raises(ValueError, match=r"objective next_item does not fit pretraining.encoder.kind bert"):
+        PretrainJob.model_validate({**values, "encoder": {**values["encoder"], "kind": "bert"}})
+    with pytest.raises(ValueError, match=r"objective masked_item does not fit pretraining.encoder.kind gpt"):
+        PretrainJob.model_validate({**values, "objective": "masked_item"})
+
+
 def test_no_event_before_the_first_cutoff_is_an_error_that_says_so(pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
     job = pretrain_job.model_copy(update={"cutoffs": (date(2020, 1, 1),)})
     with pytest.raises(NotEnoughHistoryError, match="no event before 2020-01-01"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings, uniform
@@ -146,6 +147,20 @@ def test_window_targets_lie_in_their_window(log: EventLog) -> None:
         assert (batch.request_days + 27 >= last + 1).all()
         number += len(batch.targets)
     assert number > 1000
+
+
+def test_masked_items_are_hidden_where_they_are_asked_for(log: EventLog) -> None:
+    shares = []
+    for batch in walk(log, [10**6], objective="masked_item"):
+        at = batch.sources - 1
+        assert batch.is_masked.sum() == len(at)
+        assert batch.is_masked[at].all()
+        assert torch.equal(batch.items[at], batch.targets)
+        assert torch.equal(batch.since + (batch.days[at] - batch.request_days), batch.gaps[at].float())
+        ends = torch.from_numpy(batch.offsets[1:] - 1)
+        assert batch.is_masked[ends].all()  # the last event of a history is always asked for, as in a request
+        shares.append(float(batch.is_masked.float().mean()))
+    assert 0.25 < np.mean(shares) < 0.4  # a fifth, and one of each eight
 
 
 def test_without_weight_for_repeats_only_first_events_are_targets(log: EventLog, events: pl.DataFrame) -> None:
