@@ -16,7 +16,7 @@ def use_local_stores(storage_root: str, *, verbose: bool = False) -> None:
     for name, value in {
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "CRITICAL",  # the command says in words what failed
         "PREFECT_LOCAL_STORAGE_PATH": str(Path(storage_root).resolve() / "results"),
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",

@@ -39,7 +39,7 @@ def test_a_server_or_a_person_decides_first(tmp_path: Path, monkeypatch: pytest.
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
-@pytest.mark.parametrize(("verbose", "level"), [(False, "WARNING"), (True, "INFO")])
+@pytest.mark.parametrize(("verbose", "level"), [(False, "CRITICAL"), (True, "INFO")])
 def test_log_of_steps_is_shown_when_asked(tmp_path: Path, *, verbose: bool, level: str):
     use_local_stores(str(tmp_path), verbose=verbose)
     assert os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] == level
