@@ -22,6 +22,7 @@ CLEAR = 3.0  # standard errors of the pooled effect; weaker ones are noise of ma
 POOLED_RIDGE = 0.1
 OWN_RIDGE = 2.0
 LARGEST_EFFECT = 3.0
+SMALLEST_SURPRISE = 0.3  # sum of squares over the history; less is a feast that hardly moves between periods
 
 
 def exposures(calendar: pl.DataFrame, panel: Panel, horizon: int, region: str) -> dict[str, np.ndarray]:
@@ -64,7 +65,8 @@ def take_out_feasts(past: np.ndarray, exposure: np.ndarray, horizon: int, season
     adjusted, factors = past.copy(), np.ones((num_series, horizon))
     if season == 1 or len(rows) == 0:
         return adjusted, factors
-    surprise = _surprise(exposure[:, : num_periods + horizon], num_periods, season)
+    fullest = np.maximum(exposure.max(1, keepdims=True), 1e-9)  # a feast's effect is that on the period it fills most
+    surprise = _surprise(exposure[:, : num_periods + horizon] / fullest, num_periods, season)
     residual = _residual(past[rows], seasons)
     effects = _effects(residual, surprise[:, :num_periods])
     change = np.clip(1 + effects @ surprise, 1 / LARGEST_EFFECT, LARGEST_EFFECT)
@@ -90,7 +92,7 @@ def _residual(past: np.ndarray, seasons: Sequence[int]) -> np.ndarray:
 
 def _effects(residual: np.ndarray, surprise: np.ndarray) -> np.ndarray:
     """[S, X] relative change per unit of exposure."""
-    num_series, num_periods = residual.shape
+    num_series = len(residual)
     spread = np.sqrt((residual**2).mean(1, keepdims=True))
     usual = np.median(spread) if np.median(spread) > 0 else 1.0
     typical = np.clip(residual, -3 * spread, 3 * spread) * np.minimum(usual / np.maximum(spread, 1e-9), 1.0)
@@ -98,7 +100,7 @@ def _effects(residual: np.ndarray, surprise: np.ndarray) -> np.ndarray:
     energy = (surprise**2).sum(1)
     alone = surprise @ pooled_residual / np.maximum(energy, 1e-9)
     noise = np.sqrt(np.maximum(pooled_residual.var(), 1e-12) / np.maximum(energy, 1e-9))
-    kept = np.flatnonzero((energy > 0.05 * num_periods / 52) & (np.abs(alone) > CLEAR * noise))
+    kept = np.flatnonzero((energy > SMALLEST_SURPRISE) & (np.abs(alone) > CLEAR * noise))
     effects = np.zeros((num_series, len(surprise)))
     if len(kept) == 0:
         return effects
