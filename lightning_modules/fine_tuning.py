@@ -365,6 +365,9 @@ def _fit(
     trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
     if check.best is not None:
         module.head.load_state_dict(check.best)
+    if trainer.is_global_zero and check.figures:
+        folder.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame([{f"held_out_ndcg_{name}": value for name, value in look.items()} for look in check.figures]).write_parquet(folder / "looks.parquet")
     best = check.figures[int(np.argmax(check.scores()))] if check.figures else {}
     figures = {f"held_out_ndcg_{name}": value for name, value in best.items()}
     return module.head.eval(), {**figures, "steps": float(trainer.global_step)}, trainer.world_size

@@ -194,10 +194,10 @@ def _children(
             "pre-training",
             params=_flat(config.pretraining),
             metrics=dict(snapshots.metrics),
-            curves=_curves(Path(snapshots.folder)),
+            curves=_losses(Path(snapshots.folder)),
             tags={"job_digest": snapshots.digest},
         )
-    yield ChildRun("fine-tuning", params=_flat(config.fine_tuning), metrics=dict(bundles.metrics), curves=_curves(Path(bundles.final.path).parents[1]))
+    yield ChildRun("fine-tuning", params=_flat(config.fine_tuning), metrics=dict(bundles.metrics), curves=_looks(Path(bundles.final.path).parents[1]))
     for name in result.baselines:
         yield ChildRun(f"baseline {name}", params={"baseline": name}, metrics=_figures(result, name))
     yield ChildRun(
@@ -217,13 +217,18 @@ def _figures(result: EvaluationResult, model: str) -> dict[str, float]:
     }
 
 
-def _curves(folder: Path) -> dict[str, list[float]]:
-    """Losses a training wrote down, one curve per column."""
+def _losses(folder: Path) -> dict[str, list[float]]:
+    """Losses of the pre-training in `folder`, period by period of its walk through time: one curve per kind."""
     path = folder / "losses.parquet"
     if not path.exists():
         return {}
-    table = pl.read_parquet(path)
-    return {name: table[name].drop_nulls().to_list() for name, kind in table.schema.items() if kind.is_float()}
+    return {f"{kind}_loss": rows["loss"].to_list() for (kind,), rows in pl.read_parquet(path).partition_by("kind", as_dict=True).items()}
+
+
+def _looks(folder: Path) -> dict[str, list[float]]:
+    """Figures of held-out users while the heads in `folder` trained, look by look: one curve per head and figure."""
+    tables = {path: pl.read_parquet(path) for path in sorted(folder.glob("*/seed_*/looks.parquet"))}
+    return {f"{name}.{path.parts[-3]}.{path.parts[-2]}": table[name].to_list() for path, table in tables.items() for name in table.columns}
 
 
 def _flat(section: object, prefix: str = "") -> dict[str, str]:
@@ -236,5 +241,5 @@ def _flat(section: object, prefix: str = "") -> dict[str, str]:
 
 def _git_sha() -> str:
     """Commit of the code, `unknown` outside a checkout."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

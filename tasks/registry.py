@@ -171,22 +171,23 @@ def log_recommender(
 ) -> str:
     """Register a bundle as a version of the recommender and return its number; a bundle that is registered already is not registered again."""
     found = _version_of(client, name, bundle.digest, tags["evaluation_digest"])
-    if found is None:
-        with active_run(run_id):
-            logged = mlflow.pyfunc.log_model(
-                name=f"recommender-{kind.split(maxsplit=1)[0]}",
-                python_model=PYFUNC_FILE,
-                artifacts={BUNDLE: bundle.path},
-                code_paths=CODE_PATHS,
-                input_example=[{**INPUT_EXAMPLE[0], "date": bundle.cutoff}],
-                pip_requirements=PIP_REQUIREMENTS,
-                registered_model_name=name,
-            )
-            for path in extra:
-                client.log_artifact(run_id, str(path))
-        found = str(logged.registered_model_version)
-    _describe(client, name, found, description, {**tags, "kind": kind, "cutoff": bundle.cutoff, "bundle_digest": bundle.digest})
-    return found
+    if found is not None:
+        return found
+    with active_run(run_id):
+        logged = mlflow.pyfunc.log_model(
+            name=f"recommender-{kind.split(maxsplit=1)[0]}",
+            python_model=PYFUNC_FILE,
+            artifacts={BUNDLE: bundle.path},
+            code_paths=CODE_PATHS,
+            input_example=[{**INPUT_EXAMPLE[0], "date": bundle.cutoff}],
+            pip_requirements=PIP_REQUIREMENTS,
+            registered_model_name=name,
+        )
+        for path in extra:
+            client.log_artifact(run_id, str(path))
+    number = str(logged.registered_model_version)
+    _describe(client, name, number, description, {**tags, "kind": kind, "cutoff": bundle.cutoff, "bundle_digest": bundle.digest})
+    return number
 
 
 def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef, *, description: str, tags: Mapping[str, str]) -> str | None:
@@ -195,23 +196,24 @@ def log_encoder(client: MlflowClient, name: str, run_id: str, bundle: BundleRef,
     if not path.exists():
         return None
     found = _version_of(client, name, bundle.digest)
-    if found is None:
-        import onnx
+    if found is not None:
+        return found
+    import onnx
 
-        network = onnx.load(str(path))
-        with active_run(run_id):
-            logged = mlflow.onnx.log_model(
-                network,
-                name="encoder",
-                signature=_signature(network),
-                onnx_execution_providers=["CPUExecutionProvider"],
-                input_example={given.name: np.ones((1, 3)[: _rank(given)], dtype=_kind(given)) for given in network.graph.input},
-                pip_requirements=[f"onnxruntime=={version('onnxruntime')}"],
-                registered_model_name=name,
-            )
-        found = str(logged.registered_model_version)
-    _describe(client, name, found, description, {**tags, "bundle_digest": bundle.digest, "cutoff": bundle.cutoff})
-    return found
+    network = onnx.load(str(path))
+    with active_run(run_id):
+        logged = mlflow.onnx.log_model(
+            network,
+            name="encoder",
+            signature=_signature(network),
+            onnx_execution_providers=["CPUExecutionProvider"],
+            input_example={given.name: np.ones((1, 3)[: _rank(given)], dtype=_kind(given)) for given in network.graph.input},
+            pip_requirements=[f"onnxruntime=={version('onnxruntime')}"],
+            registered_model_name=name,
+        )
+    number = str(logged.registered_model_version)
+    _describe(client, name, number, description, {**tags, "cutoff": bundle.cutoff, "bundle_digest": bundle.digest})
+    return number
 
 
 def _signature(network: Any) -> ModelSignature:
@@ -236,23 +238,25 @@ def _rank(value: Any) -> int:
 def log_forecaster(client: MlflowClient, name: str, run_id: str, forecasts: ForecastTables, *, description: str, tags: Mapping[str, str]) -> str:
     """Register the newest forecasts as a model that answers level, id and dates."""
     found = _version_of(client, name, forecasts.forecasts.digest)
-    if found is None:
-        with active_run(run_id):
-            logged = mlflow.pyfunc.log_model(
-                name="forecaster",
-                python_model=FORECAST_FILE,
-                artifacts={"forecasts": forecasts.forecasts.path},
-                code_paths=CODE_PATHS,
-                input_example=[{"level": "total", "id": "total"}],
-                pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "polars", "pydantic")],
-                registered_model_name=name,
-            )
-        found = str(logged.registered_model_version)
-    _describe(client, name, found, description, {**tags, "bundle_digest": forecasts.forecasts.digest})
-    return found
+    if found is not None:
+        return found
+    with active_run(run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="forecaster",
+            python_model=FORECAST_FILE,
+            artifacts={"forecasts": forecasts.forecasts.path},
+            code_paths=CODE_PATHS,
+            input_example=[{"level": "total", "id": "total"}],
+            pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "polars", "pydantic")],
+            registered_model_name=name,
+        )
+    number = str(logged.registered_model_version)
+    _describe(client, name, number, description, {**tags, "bundle_digest": forecasts.forecasts.digest})
+    return number
 
 
 def _describe(client: MlflowClient, name: str, number: str, description: str, tags: Mapping[str, Any]) -> None:
+    """Complete a new version. `bundle_digest` comes last: a version that carries it is complete and is not touched again."""
     with registry_faults():
         client.update_model_version(name, number, description=description)
     set_version_tags(client, name, number, tags)

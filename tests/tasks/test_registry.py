@@ -128,7 +128,7 @@ def test_encoder_is_a_version_with_signature_and_example_and_is_registered_once(
     encoder(tmp_path)
     bundle = BundleRef(path=str(tmp_path), cutoff="2024-01-01", digest="d1")
     number = log_encoder(client, "enc", parent, bundle, description="what it is", tags={"git_sha": "abc"})
-    assert log_encoder(client, "enc", parent, bundle, description="what it is", tags={"git_sha": "abc"}) == number
+    assert log_encoder(client, "enc", parent, bundle, description="of a later run", tags={"git_sha": "def"}) == number
     version = client.get_model_version("enc", str(number))
     assert (version.description, version.tags) == ("what it is", {"git_sha": "abc", "bundle_digest": "d1", "cutoff": "2024-01-01"})
     model = mlflow.pyfunc.load_model(f"models:/enc/{number}")
