@@ -141,7 +141,7 @@ def run_network(arena: Arena, name: str, folder: Path) -> tuple[pl.DataFrame, fl
         horizon=arena.set.horizon,
         seasons=arena.set.seasons,
         past=max(28, min(52, 2 * arena.set.horizon)) if arena.set.frequency != "month" else 24,
-        first_steps=500,
+        first_steps=800,
         later_steps=40,
         batch_windows=192,
     )

@@ -4,6 +4,7 @@ B windows, H horizon, Q quantiles (or the mean alone).
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from contracts.sections.training import ComputeConfig
 from contracts.tables import FORECASTS, QUANTILES, quantile_column
 from lightning_modules.forecasting_job import ForecastJob
 from lightning_modules.forecasting_networks import build_network
-from lightning_modules.forecasting_windows import MIN_PAST, SEASONS_BACK, Batch, Series, WalkSettings, WindowWalk
+from lightning_modules.forecasting_windows import MIN_PAST, NUM_OWN_FACTS, SEASONS_BACK, Batch, Series, WalkSettings, WindowWalk
 from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, say
 
 PARTS = "parts"
@@ -45,22 +46,23 @@ def squared_loss(forecast: Tensor, target: Tensor) -> Tensor:
 
 
 class Forecasting(lightning.LightningModule):
-    """Loss and optimiser of a forecasting network."""
+    """Loss and optimiser of a forecasting network, or of several that start differently and are averaged."""
 
-    def __init__(self, network: nn.Module, job: ForecastJob) -> None:
+    def __init__(self, members: Sequence[nn.Module], job: ForecastJob) -> None:
         super().__init__()
-        self.network, self.job = network, job
+        self.members, self.job = nn.ModuleList(members), job
         self.register_buffer("quantiles", torch.tensor(QUANTILES), persistent=False)
 
     def scaled(self, batch: Batch) -> Tensor:
-        """[B, H, Q] in spreads about the recent level."""
-        correction = self.network(batch)
-        return correction + batch.guess[..., None] if self.network.uses_guess else correction
+        """[B, H, Q] mean of the members, in spreads about the recent level."""
+        return torch.stack([_scaled(member, batch) for member in self.members]).mean(0)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of a batch, over its known targets."""
-        forecast = self.scaled(batch)
-        return pinball_loss(forecast, batch.target, self.quantiles) if self.job.loss == "quantile" else squared_loss(forecast, batch.target)
+        """Mean loss of the members on a batch, over its known targets."""
+        return torch.stack([self._member_loss(_scaled(member, batch), batch.target) for member in self.members]).mean()
+
+    def _member_loss(self, forecast: Tensor, target: Tensor) -> Tensor:
+        return pinball_loss(forecast, target, self.quantiles) if self.job.loss == "quantile" else squared_loss(forecast, target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's share, weighted by its known targets, so that the mean over processes is the mean over all."""
@@ -90,6 +92,11 @@ class Forecasting(lightning.LightningModule):
         return done, f"{self.job.network}, cut-off {batch.period + 1} of {len(self.job.known)},", float(len(batch.past) * self.trainer.world_size)
 
 
+def _scaled(member: nn.Module, batch: Batch) -> Tensor:
+    correction = member(batch)
+    return correction + batch.guess[..., None] if member.uses_guess else correction
+
+
 class ForecastAtCutoffs(lightning.Callback):
     """When the last step before a cut-off is done, forecast every series there and write it down."""
 
@@ -101,7 +108,7 @@ class ForecastAtCutoffs(lightning.Callback):
         if not (batch.ends_period and trainer.is_global_zero):
             return
         last = batch.period
-        if not self.job.later_steps and batch.period == 0:
+        if not trainer.train_dataloader.later_steps and batch.period == 0:
             last = len(self.job.known) - 1
         for period in range(batch.period, last + 1):
             write_part(forecast_series(pl_module, self.series, self.job, self.job.known[period]), self.folder / f"{self.job.known[period]}.parquet")
@@ -156,25 +163,13 @@ def forecast(job: ForecastJob, compute: ComputeConfig, folder: Path) -> JobResul
     started = time.monotonic()
     lightning.seed_everything(job.seed, verbose=False)
     series = Series(job.series, job.periods, job.horizon)
-    walk = WindowWalk(series, WalkSettings(job.known, job.past, job.seasons, job.first_steps, job.later_steps, job.batch_windows, job.seed))
+    walk = WindowWalk(series, WalkSettings(job.known, job.past, job.seasons, job.first_steps, job.later_steps, job.max_epochs, job.batch_windows, job.seed))
     if walk.is_empty(job.known[0]):
         raise NotEnoughHistoryError(
             f"forecast: no series has {MIN_PAST + 1} periods before the first cut-off ({job.known[0]} known periods). "
             f"Start the cut-offs later or leave out `{job.network}`."
         )
-    num_facts = 3 + series.level.shape[1]
-    network = build_network(
-        job.network,
-        past=job.past,
-        horizon=job.horizon,
-        num_outputs=len(QUANTILES) if job.loss == "quantile" else 1,
-        width=job.width,
-        dropout=job.dropout,
-        num_known=series.num_known,
-        num_seasonal=2 * SEASONS_BACK * len(job.seasons),
-        num_facts=num_facts,
-    )
-    module = Forecasting(network, job)
+    module = Forecasting([_build(job, series) for _ in range(job.num_members)], job)
     losses = _LastLoss()
     callbacks = [ProgressLines("forecast"), losses, ForecastAtCutoffs(series, job, folder / PARTS), Checkpoints(folder, compute.checkpoint_every_steps)]
     trainer = build_trainer(compute, folder, callbacks, gradient_clip=job.optimizer.gradient_clip)
@@ -185,6 +180,20 @@ def forecast(job: ForecastJob, compute: ComputeConfig, folder: Path) -> JobResul
         write_part(pl.concat(pl.read_parquet(folder / PARTS / f"{known}.parquet") for known in job.known), output)
     say("forecast", 1.0, f"{job.network}: {trainer.global_step:,} steps")
     return JobResult(stage=job.stage, output=str(output), metrics={"loss": losses.mean()}, seconds=time.monotonic() - started, world_size=trainer.world_size)
+
+
+def _build(job: ForecastJob, series: Series) -> nn.Module:
+    return build_network(
+        job.network,
+        past=job.past,
+        horizon=job.horizon,
+        num_outputs=len(QUANTILES) if job.loss == "quantile" else 1,
+        width=job.width,
+        dropout=job.dropout,
+        num_known=series.num_known,
+        num_seasonal=2 * SEASONS_BACK * len(job.seasons),
+        num_facts=NUM_OWN_FACTS + series.level.shape[1],
+    )
 
 
 class _LastLoss(lightning.Callback):

@@ -20,6 +20,8 @@ from contracts import columns as c
 
 SEASONS_BACK = 3
 MIN_PAST = 4
+FEWEST_STEPS = 20
+NUM_OWN_FACTS = 3  # level over spread, share of zeros, age; then one for each level of the data
 
 
 @dataclass
@@ -163,6 +165,7 @@ class WalkSettings:
     seasons: tuple[int, ...]
     first_steps: int
     later_steps: int
+    max_epochs: float
     batch_windows: int
     seed: int
 
@@ -173,10 +176,17 @@ class WindowWalk:
     def __init__(self, series: Series, settings: WalkSettings, *, rank: int = 0, world_size: int = 1) -> None:
         self.series, self.settings, self.rank, self.world_size = series, settings, rank, world_size
         self.done = 0
+        self.first_steps = self._at_most(settings.first_steps, settings.known[0])
+        self.later_steps = self._at_most(settings.later_steps, settings.known[0])
 
     def __len__(self) -> int:
         """Steps of the whole walk."""
-        return self.settings.first_steps + self.settings.later_steps * (len(self.settings.known) - 1)
+        return self.first_steps + self.later_steps * (len(self.settings.known) - 1)
+
+    def _at_most(self, steps: int, known: int) -> int:
+        """Steps, fewer where the windows before `known` would be seen more than `max_epochs` times."""
+        windows = np.maximum(known - self.series.first - MIN_PAST, 0).sum()
+        return min(steps, max(-(-int(windows * self.settings.max_epochs) // self.settings.batch_windows), min(steps, FEWEST_STEPS)))
 
     def state_dict(self) -> dict[str, Any]:
         """Steps taken; the same for every rank."""
@@ -188,7 +198,7 @@ class WindowWalk:
 
     def place(self, step: int) -> tuple[int, float, bool]:
         """Cut-off a step belongs to, share of its steps done after it, and whether it is its last."""
-        first, later = self.settings.first_steps, self.settings.later_steps
+        first, later = self.first_steps, self.later_steps
         if step < first:
             return 0, (step + 1) / first, step + 1 == first
         period, number = divmod(step - first, later)
