@@ -8,7 +8,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from contracts import columns as c
-from contracts.artifacts import FeatureTables, Snapshots, text_digest
+from contracts.artifacts import FeatureTables, Snapshots, TableRef, text_digest
 from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
 from lightning_modules.jobs import PretrainJob
 from tasks.progress import progress_lines, progress_of
@@ -29,14 +29,15 @@ def pretrain(
     folder = store.step_folder("pretrain", features.training_events, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), code=CODE)
     if is_fresh():
         fresh_folder(folder)
+    item_features = _item_features(features, folder)
     job = PretrainJob.from_config(
         config,
-        inputs_digest=text_digest(features.training_events.digest, features.vocabulary.digest),
+        inputs_digest=text_digest(features.training_events.digest, features.vocabulary.digest, item_features.digest if item_features else ""),
         seed=seed,
         events=features.training_events.path,
         num_items=num_items(features),
         event_types=event_types(features),
-        item_features=_item_features(features, folder),
+        item_features=item_features.path if item_features else None,
         cutoffs=tuple(date.fromisoformat(day) for day in features.cutoffs),
         leads_days=fine_tuning.leads_days,
         horizon_days=horizon_days,
@@ -58,9 +59,9 @@ def event_types(features: FeatureTables) -> tuple[str, ...]:
     return tuple(events.select(pl.col(c.EVENT_TYPE).unique().sort()).collect()[c.EVENT_TYPE])
 
 
-def _item_features(features: FeatureTables, folder: Path) -> str | None:
+def _item_features(features: FeatureTables, folder: Path) -> TableRef | None:
     if features.item_catalogue is None:
         return None
     catalogue = read_table(features.item_catalogue).select(c.ITEM_ID, c.CATEGORY)
     rows = read_table(features.vocabulary).join(catalogue, on=c.ITEM_ID, how="left", maintain_order="left").select(c.ITEM_INDEX, c.CATEGORY)
-    return write_table(rows, folder / "item_features.parquet", "item_features").path
+    return write_table(rows, folder / "item_features.parquet", "item_features")
