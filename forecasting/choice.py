@@ -12,6 +12,7 @@ from forecasting.back_test import BackTest
 COMBINATION = "combination"
 WEIGHT_POWER = 6.0
 ORIGINS_TRUSTED_AT = 10
+SINGLE_MUST_WIN_BY = 1.02  # the combination is judged with the weights of one origin less than it will have, and fails less badly
 SMALLEST_WEIGHT = 0.03  # mean over a level's series; a model below it costs time and changes nothing
 
 
@@ -45,7 +46,7 @@ def choose(test: BackTest, *, reference: str, unmeasured: str, combine: bool) ->
     if not measured.any():
         return Choice(unmeasured, dict.fromkeys(errors, float("nan")), weights, errors[unmeasured])
     scores = {model: float(by_series[place, measured].mean()) for place, model in enumerate(errors)}
-    best = min(scores, key=scores.__getitem__)
+    best = min(scores, key=lambda name: scores[name] * (1.0 if name == COMBINATION else SINGLE_MUST_WIN_BY))
     model = best if scores[best] < scores[reference] else reference
     return Choice(model, scores, weights, errors[model])
 
