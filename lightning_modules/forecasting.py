@@ -3,6 +3,7 @@
 B windows, H horizon, Q quantiles (or the mean alone).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ class Forecasting(lightning.LightningModule):
         torch.manual_seed(hash((self.job.seed, self.global_step, self.global_rank)) % 2**63)
         peak = self.job.optimizer.learning_rate * (1.0 if batch.period == 0 else LATER_RATE)
         warm = min((self.global_step + 1) / (self.job.optimizer.warm_up_steps + 1), 1.0)
-        cosine = 0.5 * (1 + np.cos(np.pi * batch.share_done))
+        cosine = 0.5 * (1 + math.cos(math.pi * batch.share_done))
         for group in self.optimizers().param_groups:
             group["lr"] = peak * warm * (ANNEAL_TO + (1 - ANNEAL_TO) * cosine)
 

@@ -1,3 +1,4 @@
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -164,6 +165,19 @@ def test_the_stage_forecasts_every_series_at_every_cutoff(folder, tmp_path, netw
     assert (quantiles >= 0).all()
     again = forecast(job, ComputeConfig(threads=1), tmp_path / "again")
     assert pl.read_parquet(again.output).equals(table)
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(folder, tmp_path):
+    job = job_of(folder, network="gru", dropout=0.2)
+    whole = forecast(job, ComputeConfig(threads=1, checkpoint_every_steps=7), tmp_path / "whole")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    shutil.copy(tmp_path / "whole" / "last.ckpt", cut)
+    shutil.copytree(tmp_path / "whole" / "parts", cut / "parts")
+    (cut / "parts" / "80.parquet").unlink()
+    resumed = forecast(job, ComputeConfig(threads=1), cut)
+    assert torch.load(cut / "last.ckpt", weights_only=True)["global_step"] == 7
+    assert pl.read_parquet(resumed.output).equals(pl.read_parquet(whole.output))
 
 
 def test_the_past_of_a_cutoff_decides_its_forecast_alone(folder, tmp_path):
