@@ -39,9 +39,7 @@ class ForecastJob(BaseModel):
     )
     first_steps: Annotated[int, Field(ge=1, description="Steps before the first cut-off.")] = 600
     later_steps: Annotated[int, Field(ge=0, description="Steps for each later cut-off.")] = 60
-    max_epochs: Annotated[float, Field(gt=0, description="Fewer steps where a window would be seen more often: few series are soon learned by heart.")] = (
-        30.0
-    )
+    max_epochs: Annotated[float, Field(gt=0, description="Fewer steps where a window would be seen more often: few series are soon learned by heart.")] = 30.0
     num_members: Annotated[int, Field(ge=1, description="Networks that start differently and are averaged.")] = 3
     batch_windows: Annotated[int, Field(ge=1, description="Windows in one step, over all processes.")] = 256
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, weight_decay=1e-3, warm_up_steps=20)
