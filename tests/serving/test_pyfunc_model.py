@@ -44,9 +44,10 @@ def tracking_uri(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     folder = tmp_path_factory.mktemp("mlflow")
     uri = f"sqlite:///{folder / 'mlflow.sqlite'}"
-    before = mlflow.get_tracking_uri()
+    before, registry_before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)  # a registry set by an earlier test is another one
     mlflow.create_experiment("serving", artifact_location=(folder / "artifacts").as_uri())
     mlflow.set_experiment("serving")
     with mlflow.start_run():
@@ -62,6 +63,7 @@ def tracking_uri(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     mlflow.MlflowClient().set_registered_model_alias("shop", "champion", "1")
     yield uri
     mlflow.set_tracking_uri(before)
+    mlflow.set_registry_uri(registry_before)
 
 
 def test_the_registered_model_gives_the_recommenders_lists(bundle: Path, tracking_uri: str) -> None:
