@@ -36,8 +36,30 @@ def document() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
         body = SECTIONS.get(path.stem, measurements)(results)
-        parts.append(f"## {path.stem}\n\n`{results['command']}`, {results['date'][:10]}, commit {results['git_sha'][:12]}, {results['machine']}\n\n{body}\n")
+        parts.append(f"## {path.stem}\n\n{heading(results)}\n\n{body}\n")
     return "\n".join(parts)
+
+
+def heading(results: Results) -> str:
+    """Command, date, commit and machine, as far as the file names them."""
+    commit = f", commit {results['git_sha'][:12]}" if "git_sha" in results else ", commit not recorded"
+    command = f"`{results['command']}`, " if "command" in results else ""
+    return f"{command}{results.get('date', results.get('made', ''))[:10]}{commit}, {results['machine']}"
+
+
+def forecasts(results: Results) -> str:
+    """Pooled error and its ratio to last year per set and contestant, and whether the set's goal was reached."""
+    lines = ["| set | contestant | MASE | ratio to seasonal naive [95 % interval] | in the 80 % interval |", "|---|---|---|---|---|"]
+    for name, rows in results["tables"].items():
+        for row in rows:
+            ends = f" [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]" if row.get("ratio_low") is not None else ""
+            covered = f"{row['coverage_80']:.1%}" if row.get("coverage_80") is not None else ""
+            lines.append(f"| {name} | {row['contestant']} | {row['mase']:.3f} | {row['ratio']:.3f}{ends} | {covered} |")
+    verdicts = [
+        f"* {name}: {verdict['goal']}: {'reached' if verdict['reached'] else 'not reached'} ({verdict['ratio']:.3f})"
+        for name, verdict in results["verdicts"].items()
+    ]
+    return "\n".join([*lines, "", *verdicts])
 
 
 def quality(results: Results) -> str:
@@ -128,7 +150,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-SECTIONS: Mapping[str, Callable[[Results], str]] = {"recommender": quality, "recommender_quick": quality, "demo": demo}
+SECTIONS: Mapping[str, Callable[[Results], str]] = {"recommender": quality, "recommender_quick": quality, "demo": demo, "forecast": forecasts}
 
 
 if __name__ == "__main__":
