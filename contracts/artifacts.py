@@ -6,7 +6,7 @@ BundleRef    a servable recommender: folder, cut-off, content digest
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -192,12 +192,23 @@ class RegisteredVersion(Reference):
     evaluated_version: str | None = Field(default=None, description="the version that was measured, where this one was refitted on all data")
 
 
+class GateResult(Reference):
+    """One gate: open or shut, the reasons in words, and the figures they speak of."""
+
+    name: str
+    passed: bool
+    reasons: tuple[str, ...] = Field(description="what failed first; then what passed")
+    failures: tuple[str, ...] = Field(default=(), description="the reasons for which it stayed shut")
+    figures: Mapping[str, float] = {}
+
+
 class PromotionOutcome(Reference):
-    """What the gates and the promotion decided."""
+    """What the gates and the promotion decided. `gates` is empty where a promotion read the gates' words from the registry."""
 
     challenger: bool
     promoted: bool
     reasons: tuple[str, ...]
+    gates: tuple[GateResult, ...] = ()
     champion_version: str | None = None
 
 

@@ -11,21 +11,11 @@ from typing import Final, NamedTuple
 
 from pydantic import Field
 
-from contracts.artifacts import Reference
+from contracts.artifacts import GateResult, Reference
 from contracts.sections.evaluation import GateConfig
 from evaluation.results import EvaluationResult
 
 MIN_USERS_OF_SLICE: Final = 50  # a slice of fewer users is reported, but its figure is mostly noise
-
-
-class GateResult(Reference):
-    """One gate: open or shut, the reasons in words, and the figures they speak of."""
-
-    name: str
-    passed: bool
-    reasons: tuple[str, ...] = Field(description="what failed first; then what passed")
-    failures: tuple[str, ...] = Field(default=(), description="the reasons for which it stayed shut")
-    figures: Mapping[str, float] = {}
 
 
 class PromotionDecision(Reference):
@@ -47,10 +37,12 @@ class ServabilityFigures(Reference):
 
 
 class ForecastFigures(Reference):
-    """Error of the demand forecast, scaled so that 1 is the seasonal naive forecast (MASE), and of the one in use."""
+    """Error of the demand forecast (MASE) and of its opponent on the same periods, which neither was fitted or chosen on."""
 
     challenger: float
-    champion: float | None = None
+    opponent: float | None = Field(default=None, description="null where there is nothing to compare with")
+    opponent_name: str = Field(default="last year's values", description="in words")
+    by_level: Mapping[str, tuple[float, float]] = Field(default={}, description="level -> (challenger, opponent)")
 
 
 def quality_gate(
@@ -64,7 +56,7 @@ def quality_gate(
 
     Conditions: every window starts at or after the cut-offs of both; the lower end of the paired interval of the relative gain is at least
     `min_relative_gain` for each list (leads pooled); no season slice of at least 50 users loses more than `min_slice_gain` allows;
-    coverage of each list; forecast error no more than `min_relative_gain` above the champion's.
+    coverage of each list; forecast error no more than `min_relative_gain` above its opponent's.
 
     Parameters
     ----------
@@ -176,12 +168,14 @@ def _forecast(forecast: ForecastFigures | None, config: GateConfig) -> Iterator[
     if forecast is None:
         return
     figures = {"forecast_mase": forecast.challenger}
-    if forecast.champion is None:
+    if forecast.opponent is None:
         yield _Check(True, f"forecast: MASE {forecast.challenger:.3f}, nothing to compare with yet", figures)
         return
-    allowed = forecast.champion * (1 - config.min_relative_gain)
-    reason = f"forecast: MASE {forecast.challenger:.3f} against the champion's {forecast.champion:.3f}; at most {allowed:.3f} is allowed"
-    yield _Check(forecast.challenger <= allowed, reason, figures)
+    allowed = forecast.opponent * (1 - config.min_relative_gain)
+    levels = ", ".join(f"{level} {ours:.3f} against {theirs:.3f}" for level, (ours, theirs) in forecast.by_level.items())
+    compared = f"forecast: MASE {forecast.challenger:.3f} against {forecast.opponent:.3f} of {forecast.opponent_name}{f' ({levels})' * bool(levels)}"
+    figures = {**figures, "forecast_mase_opponent": forecast.opponent}
+    yield _Check(forecast.challenger <= allowed, f"{compared}; at most {allowed:.3f} is allowed", figures)
 
 
 def _at_most(what: str, value: float, bound: float, unit: str, key: str) -> _Check:

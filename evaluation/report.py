@@ -13,9 +13,9 @@ from typing import Final
 
 from pydantic import Field
 
-from contracts.artifacts import Finding, Reference
+from contracts.artifacts import Finding, GateResult, Reference
 from evaluation import report_charts as charts
-from evaluation.gates import GateResult, PromotionDecision
+from evaluation.gates import PromotionDecision
 from evaluation.report_charts import Line, Mark, RowOfMarks, attribute, signed, signed_percent
 from evaluation.report_panels import Example, ForecastPanel, HeatMap
 from evaluation.results import POOLED, EvaluationResult, MetricRow, SliceRow

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -10,6 +10,24 @@ from pydantic import Field, model_validator
 from contracts import columns as c
 from contracts.artifacts import Reference
 from contracts.tables import quantile_column
+
+MODEL_WORDS: Final[Mapping[str, str]] = {
+    "seasonal_naive": "last year's values (seasonal naive)",
+    "recent_mean": "the mean of the last weeks",
+    "season_trend": "season times trend",
+    "season_trend_recent": "season times trend, recent years first",
+    "season_trend_additive": "season plus trend",
+    "season_level": "season times level",
+    "autoregression": "autoregression",
+    "mstl": "MSTL (season and trend decomposed)",
+    "auto_ets": "exponential smoothing (AutoETS)",
+    "theta": "the theta method",
+    "croston": "Croston's method",
+    "tsb": "the Teunter-Syntetos-Babai method",
+    "rnn": "a recurrent network (RNN)",
+    "gru": "a recurrent network (GRU)",
+    "nhits": "N-HiTS",
+}
 
 
 class HeatMap(Reference):
@@ -47,7 +65,7 @@ class ForecastPanel(Reference):
     title: str
     unit: str = "units"
     cutoff: dt.date
-    model: str = ""
+    model: str = Field(default="", description="which model speaks, in words that follow `forecast by`")
     periods: tuple[ForecastPeriod, ...]
 
 
@@ -122,9 +140,11 @@ def forecast_panel(
     cutoff: dt.date,
     num_periods_before: int = 16,
     title: str | None = None,
+    choices: pl.DataFrame | None = None,
 ) -> ForecastPanel:
     """Make the fan chart of one series from `contracts.tables.DEMAND` and `FORECASTS`; regions are added up, the mean only where there are several.
 
+    `choices` (cutoff, level, id, region, model, leading_model, fallback) says which model stands behind the forecast called `chosen`.
     Raises ValueError where the forecasts hold nothing for the level, id and cut-off.
     """
     ahead = forecasts.filter(pl.col(c.LEVEL) == level, pl.col(c.ID) == id, pl.col(c.CUTOFF) == cutoff)
@@ -142,8 +162,33 @@ def forecast_panel(
     before = actual.filter(pl.col(c.DATE) < cutoff).sort(c.DATE).tail(num_periods_before).select(c.DATE)
     dates = pl.concat([before, fan.select(c.DATE)]).unique().sort(c.DATE)
     rows = dates.join(actual, on=c.DATE, how="left").join(fan, on=c.DATE, how="left").sort(c.DATE)
-    model = ", ".join(ahead[c.MODEL].unique().sort())
+    model = _models_in_words(ahead, choices, level=level, id=id, cutoff=cutoff)
     return ForecastPanel(title=title or f"{id}", cutoff=cutoff, model=model, periods=tuple(ForecastPeriod(**row) for row in rows.iter_rows(named=True)))
+
+
+def _models_in_words(ahead: pl.DataFrame, choices: pl.DataFrame | None, *, level: str, id: str, cutoff: dt.date) -> str:  # noqa: A002
+    """The models behind a forecast: by their own names, or, for the one its back-test chose, as `choices` names it region by region."""
+    of_series = (c.LEVEL, c.ID, c.CUTOFF)
+    chosen = (
+        choices.filter(pl.all_horizontal(pl.col(name) == value for name, value in zip(of_series, (level, id, cutoff), strict=True)))
+        if choices is not None
+        else None
+    )
+    if chosen is None or chosen.is_empty():
+        said = [_in_words(name) for name in ahead[c.MODEL].unique().sort()]
+    else:
+        said = [_choice_in_words(row) for row in chosen.sort(c.REGION).iter_rows(named=True)]
+    return ", ".join(dict.fromkeys(said))
+
+
+def _choice_in_words(row: Mapping[str, str | None]) -> str:
+    leading = row.get("leading_model")
+    model = f"a weighted mean of models, {_in_words(leading)} first" if row[c.MODEL] == "combination" and leading else _in_words(row[c.MODEL] or "")
+    return f"{model} ({row['fallback']})" if row.get("fallback") else model
+
+
+def _in_words(model: str) -> str:
+    return "the model its back-test chose" if model == "chosen" else MODEL_WORDS.get(model, model.replace("_", " "))
 
 
 def example_of(

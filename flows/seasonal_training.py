@@ -86,7 +86,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             seed=config.seed,
         )
         version = register(config, store, ingested, validated, features, forecasts, snapshots, bundles, evaluation)
-        challenger = gate(version, bundles, evaluation, config.registry, store)
+        challenger = gate(version, bundles, evaluation, features, forecasts, config.forecast, config.registry, store)
         promotion = promote(version, challenger, evaluation, config.registry, store)
         published = publish(promotion.champion_version, config.registry, config.publish, config.evaluation, config.validation, features, store)
         report = write_report(config, store, ingested, validated, features, forecasts, bundles, evaluation, version, promotion)

@@ -11,26 +11,42 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from contracts.artifacts import Bundles, EvaluationRef, PromotionOutcome, RegisteredVersion
+from contracts.artifacts import Bundles, EvaluationRef, FeatureTables, ForecastTables, GateResult, PromotionOutcome, RegisteredVersion
 from contracts.sections.evaluation import RegistryConfig
-from evaluation.gates import GateResult, ServabilityFigures, quality_gate, servability_gate
+from contracts.sections.forecast import ForecastConfig
+from evaluation.gates import ForecastFigures, ServabilityFigures, quality_gate, servability_gate
+from forecasting.against_last_year import error_against_last_year
 from tasks.audit import record_decision
 from tasks.evaluate import OURS, read_evaluation
 from tasks.registry import CHALLENGER, connect, registry_faults, set_version_tags
 from tasks.reuse import run_each_time
 from tasks.review_tags import REVIEW_OF, review_subject
-from tasks.store import Store, audit_address
+from tasks.store import Store, audit_address, read_table
 
 NUM_TIMED_REQUESTS = 40
 SCORE_TOLERANCE = 1e-4
 
 
 @task(name="gate", **run_each_time(minutes=60))
-def gate(version: RegisteredVersion, bundles: Bundles, evaluation: EvaluationRef, registry: RegistryConfig, store: Store) -> PromotionOutcome:
+def gate(
+    version: RegisteredVersion,
+    bundles: Bundles,
+    evaluation: EvaluationRef,
+    features: FeatureTables,
+    forecasts: ForecastTables | None,
+    forecast: ForecastConfig,
+    registry: RegistryConfig,
+    store: Store,
+) -> PromotionOutcome:
     """Compare with the champion (or the best baseline), try the stored version as the service will, and set the alias if both hold."""
     client = connect(registry, store.storage_root)
     result = read_evaluation(evaluation.against_champion or evaluation.path)
-    quality = quality_gate(result, registry.gates, trained_until={OURS: date.fromisoformat(min(bundles.evaluated))})
+    quality = quality_gate(
+        result,
+        registry.gates,
+        trained_until={OURS: date.fromisoformat(min(bundles.evaluated))},
+        forecast=_forecast_figures(features, forecasts, forecast) if forecasts else None,
+    )
     servability = servability_gate(_try_stored_version(version, bundles), registry.gates)
     passed = quality.passed and servability.passed
     if passed:
@@ -54,7 +70,15 @@ def gate(version: RegisteredVersion, bundles: Bundles, evaluation: EvaluationRef
         "\n".join(f"* {reason}" for reason in reasons), key="gates", description=f"quality: {_word(quality)}, servability: {_word(servability)}"
     )
     get_run_logger().info("gates of version %s: quality %s, servability %s", version.version, _word(quality), _word(servability))
-    return PromotionOutcome(challenger=passed, promoted=False, reasons=reasons, champion_version=evaluation.champion_version)
+    return PromotionOutcome(challenger=passed, promoted=False, reasons=reasons, gates=(quality, servability), champion_version=evaluation.champion_version)
+
+
+def _forecast_figures(features: FeatureTables, forecasts: ForecastTables, config: ForecastConfig) -> ForecastFigures | None:
+    """Error of the forecasts at the evaluated cut-offs, of which the actuals are known, beside last year's values on the same periods."""
+    error = error_against_last_year(
+        read_table(forecasts.forecasts).collect(), read_table(features.demand), cutoffs=[date.fromisoformat(day) for day in features.origins], config=config
+    )
+    return ForecastFigures(challenger=error.chosen, opponent=error.last_year, by_level=error.by_level) if error else None
 
 
 def _word(result: GateResult) -> str:

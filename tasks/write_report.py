@@ -45,7 +45,7 @@ def write_report(
         title=config.name.replace("_", " ").title(),
         model_label="perennial",
         evaluation=read_evaluation(evaluation.against_champion or evaluation.path),
-        decision=PromotionDecision(promoted=promotion.promoted, reasons=promotion.reasons),
+        decision=decision_of(promotion),
         created=f"{datetime.now(UTC):%-d %B %Y, %H:%M} UTC",
         quality=DataQuality(
             rows_in=validated.rows_in + ingested.rows_quarantined,
@@ -76,16 +76,26 @@ def write_report(
     return str(path)
 
 
+def decision_of(promotion: PromotionOutcome) -> PromotionDecision:
+    """The decision with its gates. What a gate's card says is not said again, but what shut a gate is said first."""
+    of_gates = {f"{gate.name}: {reason}" for gate in promotion.gates for reason in gate.reasons}
+    shut = tuple(f"{gate.name}: {reason}" for gate in promotion.gates for reason in gate.failures)
+    passed = () if shut or not promotion.gates else (f"{' and '.join(gate.name for gate in promotion.gates)} gates passed",)
+    others = tuple(reason for reason in promotion.reasons if reason not in of_gates)
+    return PromotionDecision(promoted=promotion.promoted, reasons=(*shut, *passed, *others), gates=promotion.gates)
+
+
 def _forecasts(demand: pl.DataFrame, features: FeatureTables, forecasts: ForecastTables) -> list[ForecastPanel]:
     """Fan charts of the total and the largest coarse categories, at the last evaluated cut-off, beside what came."""
     table = read_table(forecasts.forecasts).collect()
+    choices = read_table(forecasts.choices).collect() if forecasts.choices else None
     cutoff = date.fromisoformat(features.origins[-1])
     known = table.filter(pl.col(c.CUTOFF) == cutoff)
     coarse = demand.filter(pl.col(c.LEVEL) == c.CATEGORY, ~pl.col(c.ID).str.contains(c.CATEGORY_SEPARATOR, literal=True), pl.col(c.REGION) == c.ALL_REGIONS)
     largest = coarse.group_by(c.ID).agg(pl.col(c.UNITS).sum()).sort(c.UNITS, c.ID, descending=[True, False])[c.ID].head(NUM_FORECAST_PANELS - 1).to_list()
     wanted = [("total", "total"), *((c.CATEGORY, name) for name in largest)]
     return [
-        forecast_panel(demand.filter(pl.col(c.REGION) == c.ALL_REGIONS), known, level=level, id=name, cutoff=cutoff, num_periods_before=52)
+        forecast_panel(demand.filter(pl.col(c.REGION) == c.ALL_REGIONS), known, level=level, id=name, cutoff=cutoff, num_periods_before=52, choices=choices)
         for level, name in wanted
         if known.filter(pl.col(c.LEVEL) == level, pl.col(c.ID) == name).height
     ]

@@ -91,9 +91,16 @@ def test_who_has_seen_the_window_is_refused(end, passed):
             assert f"{name} has seen data after the first cut-off 2021-03-01" in gate.failures[0]
 
 
-@pytest.mark.parametrize(("challenger", "champion", "passed"), [(0.80, 0.80, True), (0.807, 0.80, True), (0.81, 0.80, False), (9.9, None, True)])
-def test_forecasts_may_not_get_worse(challenger, champion, passed):
-    assert quality_gate(result(), CONFIG, forecast=ForecastFigures(challenger=challenger, champion=champion)).passed is passed
+@pytest.mark.parametrize(("challenger", "opponent", "passed"), [(0.80, 0.80, True), (0.807, 0.80, True), (0.81, 0.80, False), (9.9, None, True)])
+def test_forecasts_may_not_get_worse(challenger, opponent, passed):
+    assert quality_gate(result(), CONFIG, forecast=ForecastFigures(challenger=challenger, opponent=opponent)).passed is passed
+
+
+def test_a_worse_forecast_is_told_level_by_level_with_its_figures():
+    gate = quality_gate(result(), CONFIG, forecast=ForecastFigures(challenger=0.9, opponent=0.8, by_level={"category": (0.8, 0.7), "total": (1.0, 0.9)}))
+    said = "forecast: MASE 0.900 against 0.800 of last year's values (category 0.800 against 0.700, total 1.000 against 0.900); at most 0.808 is allowed"
+    assert gate.failures == (said,)
+    assert (gate.figures["forecast_mase"], gate.figures["forecast_mase_opponent"]) == (0.9, 0.8)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,26 @@ def test_fan_shows_what_was_known_and_what_came():
     ]
 
 
+@pytest.mark.parametrize(
+    ("model", "leading", "fallback", "said"),
+    [
+        ("combination", "theta", None, "a weighted mean of models, the theta method first"),
+        ("seasonal_naive", "seasonal_naive", None, "last year's values (seasonal naive)"),
+        ("mstl", "mstl", "constant: repeated", "MSTL (season and trend decomposed) (constant: repeated)"),
+    ],
+)
+def test_caption_of_a_forecast_names_the_model_that_speaks(model, leading, fallback, said, report_data):
+    cutoff, past = dt.date(2021, 3, 1), demand([("tea", dt.date(2021, 2, 22), 3.0)])
+    row = {"cutoff": cutoff, "level": "category", "id": "tea", "region": "all", "model": model, "leading_model": leading, "fallback": fallback}
+    other = {**row, "id": "jam", "model": "croston", "leading_model": "croston"}
+    choices = pl.DataFrame([row, other], schema_overrides={"fallback": pl.String})
+    chosen = forecasts().with_columns(model=pl.lit("chosen"))
+    panel = forecast_panel(past, chosen, level="category", id="tea", cutoff=cutoff, choices=choices)
+    assert panel.model == said
+    assert f"forecast by {escape(said)}." in render_report(report_data.model_copy(update={"forecasts": (panel,)}))
+    assert forecast_panel(past, chosen, level="category", id="tea", cutoff=cutoff).model == "the model its back-test chose"
+
+
 def test_quantiles_of_several_regions_are_not_added_up():
     past = pl.concat([demand([("tea", dt.date(2021, 2, 22), 3.0)], region) for region in ("GB", "AU")])
     panel = forecast_panel(past, forecasts(("GB", "AU")), level="category", id="tea", cutoff=dt.date(2021, 3, 1))
