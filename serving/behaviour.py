@@ -166,7 +166,9 @@ class StoredBehaviour:
         histories = _explode(bundle.table(HISTORIES), (c.ITEM_INDEX, c.EVENT_DAY, c.EVENT_TYPE)).join(
             self._vocabulary, on=c.ITEM_INDEX, how="inner", maintain_order="left"
         )
-        self.behaviour = self._pack(histories, stored, self._cutoff, is_stored=True)
+        known = self._vocabulary.lazy().select(c.ITEM_ID, POSITION)
+        users = pl.concat([histories[c.USER_ID], stored[c.USER_ID]]).unique().sort().to_list()
+        self.behaviour = self._pack(users, histories.lazy(), stored.lazy(), known, self._cutoff, is_stored=True)
         self._rows = {user: row for row, user in enumerate(self.behaviour.users)}
         self._items = _item_repeats(stored, self._vocabulary)
         first_day = stored[c.LOG_FIRST_DAY].min() if stored.height else None
@@ -197,7 +199,7 @@ class StoredBehaviour:
     def _live(self, users: Sequence[str], events: pl.DataFrame, cutoff: date) -> Behaviour:
         """Users with raw events: stored history and events in order of time; habits counted anew as of `cutoff`."""
         known = self._known([user for user in users if user in self._rows])
-        past = pl.DataFrame(
+        past = pl.LazyFrame(
             {
                 c.USER_ID: np.repeat(np.array(known.users, dtype=object), known.lengths()),
                 POSITION: known.positions,
@@ -206,7 +208,7 @@ class StoredBehaviour:
             },
             schema={c.USER_ID: pl.String, POSITION: pl.Int64, c.EVENT_DAY: pl.Int64, CODE: pl.Int64},
         )
-        new = events.select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._code().alias(CODE))
+        new = events.lazy().select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._code().alias(CODE))
         history = (
             pl.concat([past, new]).sort(c.USER_ID, c.EVENT_DAY, maintain_order=True).group_by(c.USER_ID, maintain_order=True).tail(self._settings.max_history)
         )
@@ -214,14 +216,15 @@ class StoredBehaviour:
         counted = events.filter(pl.col(c.EVENT_TYPE).is_in(self._target_events)) if self._target_events else events
         interactions = pl.concat(
             [
-                _baskets(known.habits),
-                counted.select(c.USER_ID, c.ITEM_ID, pl.min_horizontal(pl.col(c.EVENT_TIME), last_moment).alias(c.EVENT_TIME), pl.lit(1.0).alias(c.QUANTITY)),
+                _baskets(known.habits.lazy()),
+                counted.lazy().select(
+                    c.USER_ID, c.ITEM_ID, pl.min_horizontal(pl.col(c.EVENT_TIME), last_moment).alias(c.EVENT_TIME), pl.lit(1.0).alias(c.QUANTITY)
+                ),
             ]
         )
-        concerned = np.unique(np.concatenate([known.habit_positions, _integers(counted[POSITION])]))
-        items = self._items[concerned].lazy()
-        rows = habits(interactions.lazy(), cutoff, self._settings.habit_half_lives_days, items=items, log_first_day=self._log_first_day).collect()
-        return self._pack(history, rows, cutoff, is_stored=False)
+        items = self._items[np.unique(np.concatenate([known.habit_positions, _integers(counted[POSITION])]))].lazy()
+        rows = habits(interactions, cutoff, self._settings.habit_half_lives_days, items=items.drop(POSITION), log_first_day=self._log_first_day)
+        return self._pack(sorted(users), history, rows, items, cutoff, is_stored=False)
 
     def _events(self, histories: pl.DataFrame, users: Sequence[str], request_date: date) -> pl.DataFrame:
         """Raw events of the users asked for, by time, on known items, none after the request date."""
@@ -231,19 +234,18 @@ class StoredBehaviour:
         if c.EVENT_TYPE not in events.columns:
             events = events.with_columns(pl.lit(None, dtype=pl.String).alias(c.EVENT_TYPE))
         return (
-            events.select(*EVENTS)
-            .with_columns(_utc(events.schema[c.EVENT_TIME]))
+            self._placed(events.lazy().select(*EVENTS).with_columns(_utc(events.schema[c.EVENT_TIME])), events[c.ITEM_ID])
             .filter(pl.col(c.USER_ID).is_in(list(users)) & (pl.col(c.EVENT_TIME).dt.date() <= request_date))
-            .pipe(self._placed)
             .sort(c.USER_ID, c.EVENT_TIME, maintain_order=True)
+            .collect()
         )
 
-    def _placed(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def _placed(self, events: pl.LazyFrame, item_ids: pl.Series) -> pl.LazyFrame:
         """The rows of known items, in order, with their `position`; a few are looked up one by one, so that no request joins the whole vocabulary."""
-        if rows.height > LOOKED_UP_ONE_BY_ONE:
-            return rows.join(self._vocabulary.select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner", maintain_order="left")
-        positions = pl.Series(POSITION, [self._position_of.get(item) for item in rows[c.ITEM_ID]], dtype=pl.Int64)
-        return rows.with_columns(positions).drop_nulls(POSITION)
+        if len(item_ids) > LOOKED_UP_ONE_BY_ONE:
+            return events.join(self._vocabulary.lazy().select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner", maintain_order="left")
+        positions = pl.Series(POSITION, [self._position_of.get(item) for item in item_ids], dtype=pl.Int64)
+        return events.with_columns(positions).drop_nulls(POSITION)
 
     def _code(self) -> pl.Expr:
         return (
@@ -252,27 +254,32 @@ class StoredBehaviour:
             else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
         )
 
-    def _pack(self, history: pl.DataFrame, rows: pl.DataFrame, cutoff: date, *, is_stored: bool) -> Behaviour:
-        """Pack events in order (user_id, position, event_day, event_type or code) and habits rows (user_id, item_id)."""
-        users = pl.concat([history[c.USER_ID], rows[c.USER_ID]]).unique().sort()
-        order = pl.DataFrame({c.USER_ID: users}).with_row_index(ROW)
-        code = pl.col(CODE) if CODE in history.columns else self._code()
-        events = (
-            history.join(order, on=c.USER_ID, how="left", maintain_order="left")
-            .sort(ROW, maintain_order=True)
-            .select(ROW, POSITION, c.EVENT_DAY, code.alias(CODE))
+    def _pack(self, users: Sequence[str], history: pl.LazyFrame, rows: pl.LazyFrame, vocabulary: pl.LazyFrame, cutoff: date, *, is_stored: bool) -> Behaviour:
+        """Pack events in order (user_id, position, event_day, event_type or code) and habits rows (user_id, item_id) of some users, sorted.
+
+        `vocabulary` (item_id, position) holds at least the items of the habits rows. A frame that is collected costs a request more than its few rows do.
+        """
+        order = pl.LazyFrame({c.USER_ID: pl.Series(users, dtype=pl.String)}).with_row_index(ROW)
+        code = pl.col(CODE) if CODE in history.collect_schema() else self._code()
+        events, packed = pl.collect_all(
+            [
+                history.join(order, on=c.USER_ID, how="left", maintain_order="left")
+                .sort(ROW, maintain_order=True)
+                .select(ROW, POSITION, pl.col(c.EVENT_DAY).cast(pl.Int64), code.alias(CODE)),
+                rows.join(vocabulary.select(c.ITEM_ID, POSITION), on=c.ITEM_ID, how="inner").join(order, on=c.USER_ID, how="left").sort(ROW, POSITION),
+            ]
         )
-        packed = self._placed(rows).join(order, on=c.USER_ID, how="left").sort(ROW, POSITION)
         items = (
             pl.concat(
                 [
-                    events.select(ROW, POSITION, pl.col(c.EVENT_DAY).cast(pl.Int64).alias(c.LAST_DAY)),
-                    packed.select(ROW, POSITION, pl.col(c.LAST_DAY).cast(pl.Int64)),
+                    events.lazy().select(ROW, POSITION, pl.col(c.EVENT_DAY).alias(c.LAST_DAY)),
+                    packed.lazy().select(ROW, POSITION, pl.col(c.LAST_DAY).cast(pl.Int64)),
                 ]
             )
             .group_by(ROW, POSITION)
             .agg(pl.col(c.LAST_DAY).max())
             .sort(ROW, POSITION)
+            .collect()
         )
         return Behaviour(
             cutoff=cutoff,
@@ -288,7 +295,7 @@ class StoredBehaviour:
             habit_positions=_integers(packed[POSITION]),
             habit_index=np.arange(packed.height),
             rows=np.arange(len(users)) if is_stored else np.full(len(users), -1),
-            source=packed.drop(ROW, POSITION, c.ITEM_INDEX, strict=False),
+            source=packed.drop(ROW, POSITION),
             is_stored=is_stored,
         )
 
@@ -311,7 +318,7 @@ def _utc(dtype: pl.DataType) -> pl.Expr:
     return time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
 
 
-def _baskets(rows: pl.DataFrame) -> pl.DataFrame:
+def _baskets(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Stored habits as one event per basket: what `habits` counts. Units are spread evenly; days too old to be listed one by one count once."""
     days = pl.concat_list(c.DAYS, pl.col(c.FIRST_DAY, c.LAST_DAY)).list.unique()
     return (
@@ -328,7 +335,7 @@ def _item_repeats(stored: pl.DataFrame, vocabulary: pl.DataFrame) -> pl.DataFram
     interval = again[c.INTERVAL_DAYS].mean() if again.height else 0.0
     known = stored.group_by(c.ITEM_ID).agg(pl.col(c.ITEM_REPEAT_SHARE, c.ITEM_INTERVAL_DAYS).first())
     return (
-        vocabulary.select(c.ITEM_ID)
+        vocabulary.select(c.ITEM_ID, POSITION)
         .join(known, on=c.ITEM_ID, how="left", maintain_order="left")
         .with_columns(pl.col(c.ITEM_REPEAT_SHARE).fill_null(share).cast(pl.Float64), pl.col(c.ITEM_INTERVAL_DAYS).fill_null(interval).cast(pl.Float64))
     )

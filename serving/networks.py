@@ -7,7 +7,6 @@ taking the smaller position.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -23,6 +22,8 @@ from serving.item_tables import Floats, Integers, ItemTable, item_table
 
 HEAD_FORMAT: Final = 2
 SEASON_ROWS_AT_ONCE: Final = 65_536
+WIDEST_DENSE_QUERY: Final = 1_024
+ROWS_AT_ONCE: Final = 256
 
 
 class LinearTerm(BaseModel):
@@ -57,18 +58,49 @@ class Head(BaseModel):
     max_history: int = 128
 
 
-@dataclass(frozen=True)
 class PoolTerm:
     """Tables of one linear item-item term; it is zero for items outside the pool.
 
     linear_in  [I, R] sparse, by position
     out        [P, R] by place in the pool
     own        [P]    what an item of the history says for itself, taken off again
+
+    A history reaches R numbers through `linear_in` and the pool through `out`. Where R is large (landmark users), that product reads all of `out` for
+    each user; so what an item of the pool says for the whole pool is kept as a row once it was asked for, and a history is a sum of such rows.
+    Only its items outside the pool, which few landmarks had, go through `out`. Sums run item by item: they do not depend on who is scored beside.
     """
 
-    linear_in: sp.csr_array
-    out: ItemTable
-    own: Floats
+    def __init__(self, linear_in: sp.csr_array, out: ItemTable, own: Floats, pool: Integers) -> None:
+        self.linear_in, self.own = linear_in, own
+        self._of_pool = linear_in[pool]
+        self._out = np.ascontiguousarray(out.rows(np.arange(len(pool))).T)  # [R, P]
+        self._is_narrow = out.width <= WIDEST_DENSE_QUERY
+        self._rows = np.zeros((0, 0) if self._is_narrow else (len(pool), len(pool)), np.float32)
+        self._is_kept = np.full(len(pool), self._is_narrow)
+
+    def of(self, histories: sp.csr_array, place: Integers) -> Floats:
+        """The term of each user for the pool, an item's word for itself included: weights of the histories' items [B, I] -> [B, P]."""
+        if self._is_narrow:
+            return (histories @ self.linear_in) @ self._out
+        places = place[histories.indices]
+        inside = places >= 0
+        self.keep(np.unique(places[inside]))
+        counts = np.concatenate([[0], np.cumsum(inside)])[histories.indptr]
+        of_pool = sp.csr_array((histories.data[inside], places[inside], counts), shape=(histories.shape[0], len(self.own)))
+        others = sp.csr_array((histories.data[~inside], histories.indices[~inside], histories.indptr - counts), shape=histories.shape)
+        return np.asarray(of_pool @ self._rows + (others @ self.linear_in) @ self._out, np.float32)
+
+    def at(self, histories: sp.csr_array, places: Integers) -> Floats:
+        """As `of`, for some items of the pool only: [B, I] -> [B, N]."""
+        return np.asarray((histories @ self.linear_in) @ np.ascontiguousarray(self._out[:, places]), np.float32)
+
+    def keep(self, places: Integers) -> None:
+        """Compute the rows of some items of the pool, ascending, that are not there yet."""
+        missing = places[~self._is_kept[places]]
+        for start in range(0, len(missing), ROWS_AT_ONCE):
+            some = missing[start : start + ROWS_AT_ONCE]
+            self._rows[some] = self._of_pool[some] @ self._out
+            self._is_kept[some] = True  # after the row: another thread may look
 
 
 class Networks:
@@ -87,7 +119,7 @@ class Networks:
         self.place = np.full(len(positions), -1, np.int64)
         self.place[self.pool] = np.arange(len(self.pool))
         num_terms = max((len(head.linear) for head in self.head.lists.values()), default=0)
-        self.terms = [_pool_term(tables, number, positions, kept, threads) for number in range(num_terms)]
+        self.terms = [_pool_term(tables, number, positions, self.pool, kept, threads) for number in range(num_terms)]
         self._encoder = _session(folder / "encoder.onnx", threads) if (folder / "encoder.onnx").is_file() else None
         self._season = _session(folder / "season.onnx", threads)
         self._habit = _session(folder / "habit.onnx", threads)
@@ -149,7 +181,7 @@ def _pool(linear_items: NDArray[Any], positions: Integers) -> tuple[Integers, In
     return pool[rising].astype(np.int64), np.flatnonzero(known)[rising].astype(np.int64)
 
 
-def _pool_term(tables: Mapping[str, NDArray[Any]], number: int, positions: Integers, kept: Integers, threads: int) -> PoolTerm:
+def _pool_term(tables: Mapping[str, NDArray[Any]], number: int, positions: Integers, pool: Integers, kept: Integers, threads: int) -> PoolTerm:
     name = f"linear_{number}"
     try:
         values, indices, indptr = (tables[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
@@ -163,7 +195,7 @@ def _pool_term(tables: Mapping[str, NDArray[Any]], number: int, positions: Integ
         raise BundleError(f"vectors.safetensors: table {name}_out is missing; found {', '.join(sorted(tables))}. Export the networks again.")
     by_index = sp.csr_array((values.astype(np.float32), indices, indptr), shape=(len(indptr) - 1, out.width))
     by_index.resize((max(len(indptr) - 1, int(positions.max(initial=0)) + 1), out.width))
-    return PoolTerm(by_index[positions], out, own)
+    return PoolTerm(by_index[positions], out, own, pool)
 
 
 def _session(path: Path, threads: int) -> ort.InferenceSession:

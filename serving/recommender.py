@@ -428,7 +428,7 @@ class Recommender:
             histories = self._histories(block, term.half_life_days)
             linear = np.zeros_like(taste)
             own = histories[:, positions[inside]].toarray() * tables.own[place[inside]]
-            linear[:, inside] = (histories @ tables.linear_in).toarray() @ tables.out.rows(place[inside]).T - own
+            linear[:, inside] = tables.at(histories, place[inside]) - own
             taste += np.float32(term.weight) * np.log(np.maximum(linear, 0) + np.float32(term.floor))
         return taste
 
@@ -506,7 +506,7 @@ class Recommender:
         """As `_linear`; an item does not speak for itself."""
         tables, positions = self.networks.terms[number], block.item_positions
         weights = _history_weights(block, term.half_life_days)
-        linear = tables.out.products((self._histories(block, term.half_life_days) @ tables.linear_in).toarray())
+        linear = tables.of(self._histories(block, term.half_life_days), self.networks.place)
         place = self.networks.place[positions]
         inside = place >= 0
         linear[block.item_rows()[inside], place[inside]] -= weights[inside] * tables.own[place[inside]]
@@ -534,8 +534,10 @@ class Recommender:
         return inputs.to_numpy(order="c")
 
     def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT) -> None:
-        """Compute what every request for a date shares: season, and habit inputs of all stored users where these are at most `max_habits` rows."""
+        """Compute what requests for a date share: season, rows of the linear terms, habit inputs of all stored users where these are at most `max_habits`."""
         self.season_of(request_date)
+        for term in self.networks.terms:
+            term.keep(np.arange(len(self.networks.pool)))
         source = self.stored.behaviour.source
         if request_date in self._habits or not 0 < source.height <= max_habits:
             return

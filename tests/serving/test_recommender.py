@@ -92,6 +92,23 @@ def test_linear_term_is_at_its_floor_outside_the_pool(tmp_path: Path) -> None:
     np.testing.assert_allclose([found[item] for item in ITEMS], raw - raw.mean(), atol=1e-6)
 
 
+def test_a_wide_linear_term_is_summed_item_by_item_to_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows kept for items of the pool, two of four here, and the rest through the landmarks: the scores of the plain product, alone and among many."""
+    linear = np.array([[0, 0, 0], [0.4, 0, 1], [0, 2, 0.3], [1, 0, 0], [1, 1, 0.2]], float)
+    bought = [*BOUGHT, ("ann", "bread", "2024-06-03"), ("dan", "apple", "2024-06-04"), ("dan", "date", "2024-06-05")]
+    settings: dict[str, Any] = {"linear": linear, "pool": [2, 4], "half_life_days": 30.0, "habit": {"taste_1": 1.0}}
+    plain = shop_with(tmp_path / "plain", bought=bought, **settings)
+    monkeypatch.setattr("serving.networks.WIDEST_DENSE_QUERY", 2)
+    wide = shop_with(tmp_path / "wide", bought=bought, **settings)
+    for users in (["ann"], ["ann", "bob", "cid", "dan", "nobody"]):
+        expected, found = (shop.rank(users, request_date=JULY, k=4) for shop in (plain, wide))
+        assert found["item_id"].to_list() == expected["item_id"].to_list()
+        for part in ("score", "taste", "habit"):
+            np.testing.assert_allclose(found[part], expected[part], atol=1e-6)
+    assert wide.networks.terms[0]._is_kept.all()
+    assert plain.networks.terms[0]._rows.size == 0
+
+
 def test_habit_sees_the_items_season_and_the_users_taste(tmp_path: Path) -> None:
     """Habit = season_lead + encoder term + linear term, unweighted: with lead 84, Ann's apple has 1 + 1 + log 0.5, candle 1 + 2 + log 0.5."""
     linear = np.array([[0, 0], [0, 0], [0, 2], [1, 0], [1, 1]], float)
