@@ -7,7 +7,7 @@ QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENAB
 QUICK := not slow and not prefect and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers quick bench ui clean
+.PHONY: help demo test check lint types layers quick bench bench-serving ui serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -48,6 +48,12 @@ bench: $(STAMP)  ## the short benchmarks; writes benchmarks/results/*.json and d
 
 ui: $(STAMP)  ## web pages of Prefect and MLflow over the demo's stores
 	$(BIN)/perennial ui
+
+serve: $(STAMP)  ## the recommendation service with its page, over the demo's champion: http://127.0.0.1:8080
+	$(BIN)/perennial serve
+
+bench-serving: $(STAMP)  ## latency, throughput, memory and hot swaps of the service; writes benchmarks/results/serving.json
+	$(BIN)/python -m benchmarks.serving
 
 clean:  ## remove the demo's stores (not .venv)
 	rm -rf .perennial

@@ -157,6 +157,19 @@ def ui(
     raise typer.Exit(serve_pages(config, prefect_port=prefect_port, mlflow_port=mlflow_port, console=console))
 
 
+@app.command()
+def serve(
+    parameters: Annotated[Path, typer.Argument(help="Parameter file whose champion answers.")] = Path(DEMO),
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the page and the API.")] = 8080,
+) -> None:
+    """Answer requests with the champion and open its page (loopback only); Ctrl-C ends it."""
+    config = _load(parameters)
+    with _readable_errors():
+        from flows.service_page import serve_page
+
+        serve_page(config, port=port, console=console)
+
+
 def _load(parameters: Path, *, verbose: bool = False) -> PipelineConfig:
     """Read a parameter file; a bare name is looked up among the ready ones."""
     ready = Path(__file__).resolve().parents[1] / "deployments" / "parameters"

@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import BundleError, DataContractError, NotEnoughHistoryError, SourceError, TrainingFailedError, TransientError
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("demo", "run", "validate", "features", "evaluate", "recommend", "report", "audit", "ui")
+COMMANDS = ("demo", "run", "validate", "features", "evaluate", "recommend", "report", "audit", "ui", "serve")
 Invoke = Callable[..., Any]
 
 
@@ -47,7 +47,7 @@ def test_wrong_call_ends_with_2(invoke: Invoke, call: tuple[str, ...]):
     assert invoke(*call).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "features", "evaluate", "report", "audit", "ui"])
+@pytest.mark.parametrize("command", ["run", "validate", "features", "evaluate", "report", "audit", "ui", "serve"])
 def test_parameter_file_that_is_not_there_ends_with_2_and_lists_the_ready_ones(invoke: Invoke, command: str):
     shown = invoke(command, "no_such_file")
     assert shown.exit_code == 2
@@ -127,6 +127,12 @@ def test_report_that_was_not_made_ends_with_1_and_says_how_to_make_it(invoke: In
     page.write_text("<html>", encoding="utf-8")
     shown = invoke("report", str(parameters))
     assert (shown.exit_code, shown.output.strip()) == (0, page.as_uri())
+
+
+def test_serving_before_anything_was_registered_ends_with_1_and_says_what_to_run(invoke: Invoke, parameters: Path):
+    shown = invoke("serve", str(parameters))
+    assert shown.exit_code == 1
+    assert "perennial-recommender: nothing is registered yet. Run the pipeline first" in " ".join(shown.output.split())
 
 
 def test_day_that_is_none_ends_with_2(invoke: Invoke, parameters: Path):
