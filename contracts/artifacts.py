@@ -103,6 +103,7 @@ class ValidationReport(Reference):
 
     accepted: TableRef
     quarantined: TableRef | None = None
+    item_catalogue: TableRef | None = Field(default=None, description="the catalogue without its bad entries, where events were checked beside one")
     rows_in: int
     rows_accepted: int
     rows_quarantined: int

@@ -35,16 +35,23 @@ def demand_forecast(config: PipelineConfig, fresh: bool = False) -> tuple[Featur
     store = store_of(config)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}) if fresh else nullcontext():
         ingested = ingest(config.source, store)
-        validated = validate(ingested.interactions, ingested.item_catalogue, config.validation, store, horizon_days=config.evaluation.horizon_days)
+        validated = validate(
+            ingested.interactions,
+            ingested.item_catalogue,
+            config.validation,
+            store,
+            horizon_days=config.evaluation.horizon_days,
+            has_users=config.source.has_users,
+        )
         features = build_features(
             validated,
-            ingested.item_catalogue,
             config.features,
             config.forecast,
             config.fine_tuning,
             config.evaluation,
             store,
             has_users=config.source.has_users,
+            validation=config.validation,
         )
         forecasts = forecast_demand(features, config.forecast, store, compute=config.compute, validation=config.validation, seed=config.seed)
         register_forecasts(config, validated, features, forecasts)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from contracts.artifacts import EvaluationRef, FeatureTables, IngestReport, ValidationReport
+from contracts.artifacts import EvaluationRef, FeatureTables, ValidationReport
 from contracts.config import PipelineConfig
 from tasks.build_features import build_features
 from tasks.build_season import build_season
@@ -18,7 +18,7 @@ from tasks.validate import validate
 @flow(name="validate-only")
 def validate_only(config: PipelineConfig) -> ValidationReport:
     """Bring in new events and check them."""
-    return _validated(config, store_of(config))[1]
+    return _validated(config, store_of(config))
 
 
 @flow(name="features-only")
@@ -34,19 +34,43 @@ def evaluate_version(config: PipelineConfig, version: str) -> EvaluationRef:
     validated, features = _features(config, store)
     targets = config.fine_tuning.target_events
     return evaluate_registered(
-        version, validated, features, config.evaluation, config.features, config.registry, targets, store, name=config.name, seed=config.seed
+        version,
+        validated,
+        features,
+        config.evaluation,
+        config.features,
+        config.registry,
+        targets,
+        store,
+        validation=config.validation,
+        name=config.name,
+        seed=config.seed,
     )
 
 
-def _validated(config: PipelineConfig, store: Store) -> tuple[IngestReport, ValidationReport]:
+def _validated(config: PipelineConfig, store: Store) -> ValidationReport:
     ingested = ingest(config.source, store)
-    return ingested, validate(ingested.interactions, ingested.item_catalogue, config.validation, store, horizon_days=config.evaluation.horizon_days)
+    return validate(
+        ingested.interactions,
+        ingested.item_catalogue,
+        config.validation,
+        store,
+        horizon_days=config.evaluation.horizon_days,
+        has_users=config.source.has_users,
+    )
 
 
 def _features(config: PipelineConfig, store: Store) -> tuple[ValidationReport, FeatureTables]:
-    ingested, validated = _validated(config, store)
+    validated = _validated(config, store)
     tables = build_features(
-        validated, ingested.item_catalogue, config.features, config.forecast, config.fine_tuning, config.evaluation, store, has_users=config.source.has_users
+        validated,
+        config.features,
+        config.forecast,
+        config.fine_tuning,
+        config.evaluation,
+        store,
+        has_users=config.source.has_users,
+        validation=config.validation,
     )
     return validated, tables
 
@@ -61,7 +85,7 @@ def train_and_measure(config: PipelineConfig) -> EvaluationRef:
         if config.forecast.enabled
         else None
     )
-    season = build_season(features, forecasts, config.features, config.evaluation, store)
+    season = build_season(features, forecasts, config.features, config.evaluation, store, validation=config.validation)
     snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
     bundles = fine_tune(
         features,
@@ -77,4 +101,16 @@ def train_and_measure(config: PipelineConfig) -> EvaluationRef:
         seed=config.seed,
     )
     targets = config.fine_tuning.target_events
-    return evaluate(bundles, None, validated, features, config.evaluation, config.features, targets, store, name=config.name, seed=config.seed)
+    return evaluate(
+        bundles,
+        None,
+        validated,
+        features,
+        config.evaluation,
+        config.features,
+        targets,
+        store,
+        validation=config.validation,
+        name=config.name,
+        seed=config.seed,
+    )

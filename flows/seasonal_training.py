@@ -37,16 +37,23 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
     store = store_of(config)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}) if fresh else nullcontext():
         ingested = ingest(config.source, store)
-        validated = validate(ingested.interactions, ingested.item_catalogue, config.validation, store, horizon_days=config.evaluation.horizon_days)
+        validated = validate(
+            ingested.interactions,
+            ingested.item_catalogue,
+            config.validation,
+            store,
+            horizon_days=config.evaluation.horizon_days,
+            has_users=config.source.has_users,
+        )
         features = build_features(
             validated,
-            ingested.item_catalogue,
             config.features,
             config.forecast,
             config.fine_tuning,
             config.evaluation,
             store,
             has_users=config.source.has_users,
+            validation=config.validation,
         )
         forecasts = (
             forecast_demand(features, config.forecast, store, compute=config.compute, validation=config.validation, seed=config.seed)
@@ -55,7 +62,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         )
         if not config.source.has_users:
             return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=None, forecasts=forecasts)
-        season = build_season(features, forecasts, config.features, config.evaluation, store)
+        season = build_season(features, forecasts, config.features, config.evaluation, store, validation=config.validation)
         snapshots = pretrain(
             features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed
         )
@@ -82,6 +89,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             config.features,
             config.fine_tuning.target_events,
             store,
+            validation=config.validation,
             name=config.name,
             seed=config.seed,
         )

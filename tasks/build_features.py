@@ -14,7 +14,9 @@ from contracts.sections.evaluation import EvaluationConfig
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
 from contracts.sections.training import FineTuningConfig
+from contracts.sections.validation import ValidationConfig
 from evaluation.origins import evaluation_origins
+from expectations.validation import validate_tables
 from features.calendar import calendar
 from features.cutoffs import sample_pairs, training_cutoffs
 from features.demand import demand, demand_features, frequency_of_items
@@ -27,14 +29,13 @@ from tasks.progress import progress_of
 from tasks.reuse import reusable
 from tasks.store import Store, read_table, write_table
 
-CODE = ("features", "evaluation")
+CODE = ("features", "evaluation/origins.py", "expectations")
 CALENDAR_YEARS_AHEAD = 2
 
 
 @task(name="build_features", **reusable(*CODE, minutes=240))
 def build_features(
     validated: ValidationReport,
-    item_catalogue: TableRef | None,
     features: FeaturesConfig,
     forecast: ForecastConfig,
     fine_tuning: FineTuningConfig,
@@ -42,8 +43,10 @@ def build_features(
     store: Store,
     *,
     has_users: bool,
+    validation: ValidationConfig,
 ) -> FeatureTables:
-    """Write every table that is known at the cut-offs of training, evaluation and serving."""
+    """Write every table that is known at the cut-offs of training, evaluation and serving, and check those that serve."""
+    item_catalogue = validated.item_catalogue
     folder = store.step_folder("build_features", validated.accepted, item_catalogue, features, forecast, fine_tuning, evaluation, code=CODE)
     interactions = read_table(validated.accepted)
     catalogue = read_table(item_catalogue) if item_catalogue else None
@@ -76,6 +79,7 @@ def build_features(
         report_progress(0.02, "lags, averages and season index of every series")
         tables = tables.model_copy(update={"demand_features": _demand_features(interactions, catalogue, tables, features, folder)})
         if not has_users:
+            validate_tables([tables.vocabulary, tables.demand], validation, folder=folder / "validation")
             return _with_forecast_cutoffs(tables, forecast)
         origins = sorted(evaluation_origins(first_day, end - timedelta(days=1), evaluation))
         grid = training_cutoffs(first_day, end, every_days=features.cutoff_every_days, first_after_days=features.first_cutoff_after_days)
@@ -105,6 +109,10 @@ def build_features(
                 )
                 samples[key] = write_table(known.select(c.USER_ID, c.ITEM_ID, pl.col("^habit_.*$")), folder / "samples" / place, "habit_inputs")
         events = write_table(training_events(interactions, vocabulary), folder / "training_events.parquet", "training_events")
+        report_progress((len(cutoffs) + 0.5) / (len(cutoffs) + 1), "checks")
+        newest = end.isoformat()
+        serving = [tables.vocabulary, tables.demand, weeks[newest], habit_tables[newest], history_tables[newest]]
+        validate_tables(serving, validation, folder=folder / "validation")
     result = tables.model_copy(
         update={
             "cutoffs": tuple(day.isoformat() for day in cutoffs),

@@ -10,17 +10,27 @@ from contracts import columns as c
 from contracts.artifacts import FeatureTables, ForecastTables, SeasonTables
 from contracts.sections.evaluation import EvaluationConfig
 from contracts.sections.features import FeaturesConfig
+from contracts.sections.validation import ValidationConfig
+from expectations.validation import validate_tables
 from features.season import SEASON_INPUTS, season
 from tasks.progress import progress_of
 from tasks.reuse import reusable
 from tasks.store import Store, read_table, write_table
 
-CODE = ("features",)
+CODE = ("features", "expectations")
 
 
 @task(name="build_season", **reusable(*CODE, minutes=240))
-def build_season(features: FeatureTables, forecasts: ForecastTables | None, config: FeaturesConfig, evaluation: EvaluationConfig, store: Store) -> SeasonTables:
-    """Write the season rows of every (cut-off, lead) the head may learn from."""
+def build_season(
+    features: FeatureTables,
+    forecasts: ForecastTables | None,
+    config: FeaturesConfig,
+    evaluation: EvaluationConfig,
+    store: Store,
+    *,
+    validation: ValidationConfig,
+) -> SeasonTables:
+    """Write the season rows of every (cut-off, lead) the head may learn from, and check them together."""
     folder = store.step_folder("build_season", features, forecasts, config, evaluation, code=CODE)
     vocabulary = pl.read_parquet(features.vocabulary.path)
     tables = {}
@@ -42,5 +52,7 @@ def build_season(features: FeatureTables, forecasts: ForecastTables | None, conf
                 regions=None if config.use_regions else [c.ALL_REGIONS],
             )
             tables[key] = write_table(rows.select(c.ITEM_ID, c.REGION, *SEASON_INPUTS), folder / f"{name}_{lead}.parquet", "season")
+        if tables:
+            validate_tables(list(tables.values()), validation, folder=folder / "validation")
     get_run_logger().info("%s tables of season rows: %s", len(tables), folder)
     return SeasonTables(season=tables)

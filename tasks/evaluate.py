@@ -14,19 +14,21 @@ from contracts.artifacts import BundleRef, Bundles, ChampionRef, EvaluationRef, 
 from contracts.errors import BundleError, NotEnoughHistoryError
 from contracts.sections.evaluation import EvaluationConfig, RegistryConfig
 from contracts.sections.features import FeaturesConfig
+from contracts.sections.validation import ValidationConfig
 from evaluation.baselines import baseline_rankings
 from evaluation.evaluation import evaluate as evaluate_rankings
 from evaluation.origins import evaluation_origins, leads_that_fit, tuning_origins
 from evaluation.results import EvaluationResult
 from evaluation.season_lift import SHIFT_DAYS
+from expectations.validation import validate_table
 from serving.bundle import bundle_ref, read_bundle
 from serving.recommender import Recommender
 from tasks.progress import Progress, progress_of
 from tasks.registry import CHAMPION, bundle_of_version, connect, version_at
-from tasks.reuse import reusable, run_each_time
+from tasks.reuse import SCORER, reusable, run_each_time
 from tasks.store import Store, read_table, write_table, write_text
 
-CODE = ("evaluation", "serving", "features")
+CODE = ("evaluation", "features", "expectations", *SCORER)
 OURS = "perennial"
 DEEPEST_RANK = 20
 
@@ -54,6 +56,7 @@ def evaluate(
     target_events: tuple[str, ...],
     store: Store,
     *,
+    validation: ValidationConfig,
     name: str,
     seed: int,
 ) -> EvaluationRef:
@@ -65,6 +68,8 @@ def evaluate(
     with progress_of("evaluate") as report_progress:
         ours = _ours(bundles.evaluated, windows, config, report_progress)
         shifted = _ours(bundles.evaluated, windows, config, report_progress, shift_days=SHIFT_DAYS) if config.season_lift else None
+        rankings = write_table(ours, folder / "rankings.parquet", "rankings")
+        validate_table(rankings, validation, folder=folder / "validation")
         report_progress(0.4, "baselines")
         others = _baselines(interactions, {**tuning_origins(first_day, config), **windows}, config, target_events, report_progress)
         report_progress(0.8, "figures and intervals")
@@ -94,7 +99,7 @@ def evaluate(
             path=str(folder / "evaluation.json"),
             against_champion=str(folder / "against_champion.json") if against else None,
             digest=against.digest if against else result.digest,
-            rankings=write_table(ours, folder / "rankings.parquet", "rankings"),
+            rankings=rankings,
             champion_version=champion.version if champion else None,
         )
     create_table_artifact(table_of(result), key="evaluation", description="NDCG@10, pooled over origins")
@@ -113,6 +118,7 @@ def evaluate_registered(
     target_events: tuple[str, ...],
     store: Store,
     *,
+    validation: ValidationConfig,
     name: str,
     seed: int,
 ) -> EvaluationRef:
@@ -138,7 +144,7 @@ def evaluate_registered(
         )
     settings = config.model_copy(update={"origins": (origin,), "leads_days": leads, "tune_until": None})
     bundles = Bundles(evaluated={bundle.cutoff: bundle}, final=bundle)
-    return evaluate.fn(bundles, None, validated, features, settings, features_config, target_events, store, name=name, seed=seed)
+    return evaluate.fn(bundles, None, validated, features, settings, features_config, target_events, store, validation=validation, name=name, seed=seed)
 
 
 def _against_champion(

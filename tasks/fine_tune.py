@@ -22,7 +22,7 @@ from tasks.reuse import is_fresh, reusable
 from tasks.store import Store, code_version, fresh_folder, read_table
 from tasks.training_process import run_training
 
-CODE = ("lightning_modules", "serving", "features")
+CODE = ("lightning_modules", "features", "serving/bundle.py")
 
 
 @task(name="fine_tune", **reusable(*CODE, minutes=24 * 60))

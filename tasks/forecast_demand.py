@@ -21,8 +21,8 @@ from forecasting.forecast import forecast_demand as forecast
 from forecasting.network_inputs import period_table, series_table
 from lightning_modules.forecasting_job import ForecastJob, NetworkName
 from tasks.progress import progress_lines, progress_of
-from tasks.reuse import reusable
-from tasks.store import Store, read_table, write_table
+from tasks.reuse import is_fresh, reusable
+from tasks.store import Store, fresh_folder, read_table, write_table
 from tasks.training_process import run_training
 
 CODE = ("forecasting", "lightning_modules", "expectations")
@@ -40,6 +40,8 @@ def forecast_demand(
 ) -> ForecastTables:
     """Forecast each series at each cut-off from what was known then, with the models its back-test prefers, and check the table."""
     folder = store.step_folder("forecast_demand", features.demand, features.calendar, config, ",".join(features.cutoffs), str(seed), code=CODE)
+    if is_fresh():
+        fresh_folder(folder)
     with progress_of("forecast_demand") as report_progress:
         result = forecast(
             read_table(features.demand),

@@ -14,10 +14,10 @@ from expectations.validation import validate_table
 from serving.recommender import Recommender
 from tasks.progress import progress_of
 from tasks.registry import bundle_of_version, connect
-from tasks.reuse import reusable
+from tasks.reuse import SCORER, reusable
 from tasks.store import Store, write_table
 
-CODE = ("serving", "features", "expectations")
+CODE = ("features", "expectations", *SCORER)
 
 
 @task(name="publish", **reusable(*CODE, minutes=240))

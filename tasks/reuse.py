@@ -12,10 +12,11 @@ from contracts.errors import TransientError
 from tasks.store import Store, code_version
 
 RETRY_DELAYS_SECONDS = [2, 10, 30]
+SCORER = tuple(f"serving/{name}.py" for name in ("behaviour", "bundle", "item_tables", "networks", "recommender"))  # all that decides a score
 
 
 def reusable(*code: str, minutes: int = 60) -> dict[str, Any]:
-    """Options of a task that is not run again for the same inputs and the same source in the folders `code`."""
+    """Options of a task that is not run again for the same inputs and the same source in `code`: our folders, or single files of them."""
     return {**_always(minutes), "persist_result": True, "result_serializer": "json", "cache_key_fn": _content_key(code)}
 
 

@@ -43,13 +43,14 @@ class Store(Reference):
 
 
 def reuse_digest(*inputs: BaseModel | str | None, code: tuple[str, ...]) -> str:
-    """Digest of a step's inputs (references carry content digests) and of the source of the folders it runs."""
+    """Digest of a step's inputs (references carry content digests) and of the source it runs."""
     return text_digest(*(given.model_dump_json() if isinstance(given, BaseModel) else str(given) for given in inputs), code_version(code))
 
 
-def code_version(folders: tuple[str, ...]) -> str:
-    """Digest of the Python source of our folders; contracts are always among them."""
-    files = [path for folder in sorted({*folders, "contracts"}) for path in (CODE_ROOT / folder).rglob("*.py")]
+def code_version(code: tuple[str, ...]) -> str:
+    """Digest of Python source of ours: whole folders, or single files such as `serving/bundle.py`; contracts are always among them."""
+    places = [CODE_ROOT / place for place in {*code, "contracts"}]
+    files = {path for place in places for path in ([place] if place.suffix == ".py" else place.rglob("*.py"))}
     return content_digest(files, CODE_ROOT)
 
 

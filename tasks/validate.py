@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 
 from contracts.artifacts import TableRef, ValidationReport
 from contracts.sections.validation import ValidationConfig
-from expectations.validation import validate_interactions
+from expectations.validation import validate_interactions, validate_table
 from tasks.reuse import reusable
 from tasks.store import Store
 
@@ -17,10 +17,17 @@ CODE = ("expectations",)
 
 
 @task(name="validate", **reusable(*CODE, minutes=120))
-def validate(interactions: TableRef, item_catalogue: TableRef | None, validation: ValidationConfig, store: Store, *, horizon_days: int) -> ValidationReport:
-    """Run the Great Expectations suites on the stored events and catalogue, and build their Data Docs."""
-    folder = store.step_folder("validate", interactions, item_catalogue, validation, str(horizon_days), code=CODE)
-    report = validate_interactions(interactions, item_catalogue, validation, folder=folder, now=datetime.now(UTC), horizon_days=horizon_days)
+def validate(
+    interactions: TableRef, item_catalogue: TableRef | None, validation: ValidationConfig, store: Store, *, horizon_days: int, has_users: bool
+) -> ValidationReport:
+    """Run the Great Expectations suites on the stored events and catalogue, set bad rows of both aside, and build their Data Docs."""
+    folder = store.step_folder("validate", interactions, item_catalogue, validation, str(horizon_days), str(has_users), code=CODE)
+    report = validate_interactions(
+        interactions, item_catalogue, validation, folder=folder, now=datetime.now(UTC), horizon_days=horizon_days, has_users=has_users
+    )
+    if item_catalogue is not None:
+        entries = validate_table(item_catalogue, validation, folder=folder / "item_catalogue")
+        report = report.model_copy(update={"item_catalogue": entries.accepted})
     get_run_logger().info(
         "%s rows in, %s accepted, %s quarantined, %s findings: %s",
         f"{report.rows_in:,}",

@@ -1,8 +1,9 @@
 """When a finished step is taken again, when a failed one is tried again, and what steps hand on."""
 
+import ast
 import inspect
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -14,9 +15,10 @@ from contracts.artifacts import Reference, TableRef
 from contracts.errors import DataContractError, SourceError, TransientError
 from contracts.sections.features import FeaturesConfig
 from flows import seasonal_training
+from tasks import evaluate, fine_tune, publish
 from tasks import store as store_module
-from tasks.reuse import is_fresh, reusable, run_each_time
-from tasks.store import Store, fresh_folder, write_text
+from tasks.reuse import SCORER, is_fresh, reusable, run_each_time
+from tasks.store import CODE_ROOT, Store, fresh_folder, write_text
 
 STEPS = {step.name: step for step in vars(seasonal_training).values() if isinstance(step, Task)}
 ASKS_THE_WORLD = {"ingest", "find_champion", "register", "gate", "promote", "report"}
@@ -59,6 +61,31 @@ def test_key_changes_with_the_source_of_the_step(store: Store, tmp_path: Path, m
         keys.append(key(store, a=1))
     assert len(set(keys)) == 3
     assert keys[2] == keys[3]  # serving is not among this step's folders
+
+
+def imported(file: Path) -> set[Path]:
+    """Files of ours below serving/ that a file of ours imports, and what those import."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))
+        names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        files = {CODE_ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("serving.")} - found
+        found |= files
+        waiting += files
+    return found
+
+
+def test_what_decides_a_score_is_the_recommender_and_all_it_imports_of_serving():
+    recommender = CODE_ROOT / "serving" / "recommender.py"
+    assert {CODE_ROOT / name for name in SCORER} == {recommender} | imported(recommender)
+
+
+@pytest.mark.parametrize("module", [fine_tune, evaluate, publish], ids=lambda module: module.__name__)
+def test_steps_that_rank_are_made_again_when_a_score_changes_and_not_when_a_page_does(module: ModuleType):
+    named = {name for name in module.CODE if name.startswith("serving")}
+    assert named == {"serving/bundle.py"} if module is fine_tune else named == set(SCORER)
+    assert all((CODE_ROOT / name).exists() for name in module.CODE)
 
 
 def test_results_of_a_store_that_was_deleted_are_not_taken(store: Store):

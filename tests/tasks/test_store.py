@@ -82,6 +82,14 @@ class TestStepFolder:
         write_text("x = 2\n", source / changed / "code.py")
         assert (reuse_digest("x", code=("features",)) != before) == is_other
 
+    def test_a_single_file_counts_and_its_neighbours_do_not(self, source: Path):
+        write_text("x = 1\n", source / "features" / "other.py")
+        before = reuse_digest("x", code=("features/code.py",))
+        write_text("x = 2\n", source / "features" / "other.py")
+        assert reuse_digest("x", code=("features/code.py",)) == before
+        write_text("x = 2\n", source / "features" / "code.py")
+        assert reuse_digest("x", code=("features/code.py",)) != before
+
     def test_source_is_found_in_subfolders_and_a_renamed_file_counts(self, source: Path):
         before = code_version(("features",))
         write_text("", source / "features" / "deep" / "more.py")

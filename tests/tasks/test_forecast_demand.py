@@ -1,0 +1,57 @@
+"""Step `forecast_demand` around the training of its networks: kept for the next try, and forgotten when asked."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
+
+from contracts.artifacts import FeatureTables
+from contracts.sections.forecast import ForecastConfig
+from contracts.sections.training import ComputeConfig
+from contracts.sections.validation import ValidationConfig
+from tasks import forecast_demand as step
+from tasks.store import Store, write_table
+
+
+def test_fresh_run_trains_networks_again_from_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = write_table(pl.DataFrame({"x": [1]}), tmp_path / "t.parquet", "demand")
+    features = FeatureTables(
+        first_day="2024-01-01",
+        end="2024-03-01",
+        cutoffs=(),
+        origins=(),
+        vocabulary=table,
+        item_catalogue=None,
+        training_events=None,
+        calendar=table,
+        demand=table,
+    )
+    found: list[list[str]] = []
+
+    def trained(_features: object, _config: object, _compute: object, folder: Path, *_: object) -> None:
+        found.append(sorted(path.name for path in folder.iterdir()))
+        (folder / "nhits").mkdir(exist_ok=True)
+
+    nothing = SimpleNamespace(forecasts=pl.DataFrame({"x": [1]}), back_test=pl.DataFrame({"cutoff": [1], "mase": [1.0]}), choices=pl.DataFrame({"x": [1]}))
+    replaced: dict[str, Any] = {
+        "_network_forecasts": trained,
+        "forecast": lambda *_, **__: nothing,
+        "validate_table": lambda *_, **__: None,
+        "create_table_artifact": lambda *_, **__: None,
+        "get_run_logger": lambda: SimpleNamespace(info=lambda *_: None),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(step, name, value)
+
+    def run() -> None:
+        step.forecast_demand.fn(features, ForecastConfig(), store, compute=ComputeConfig(), validation=ValidationConfig(), seed=0)
+
+    run()
+    run()
+    with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}):
+        run()
+    assert [names[:1] for names in found] == [[], ["back_test.parquet"], []]
+    assert "nhits" in found[1]
