@@ -1,7 +1,8 @@
-"""One self-contained HTML page about one evaluation: the decision and its reasons first, then what they rest on.
+"""One self-contained HTML page about one run: the decision and its reasons first, then what they rest on.
 
 No script and no request: style and drawings are in the page. Every drawn value stands in a table beside the drawing.
-`ReportData` is what a flow fills; `evaluation/report_panels.py` makes its panels from tables.
+`ReportData` is what a flow fills, `PageData` where demand was forecast and no recommender was trained; `evaluation/report_panels.py` makes
+their panels from tables.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,8 @@ from contracts.artifacts import Finding, GateResult, Reference
 from evaluation import report_charts as charts
 from evaluation.gates import PromotionDecision
 from evaluation.report_charts import Line, Mark, RowOfMarks, attribute, signed, signed_percent
-from evaluation.report_panels import Example, ForecastPanel, HeatMap
-from evaluation.results import POOLED, EvaluationResult, MetricRow, SliceRow
+from evaluation.report_panels import Example, ForecastPanel, HeatMap, LevelError
+from evaluation.results import POOLED, EvaluationResult, MetricRow, SeasonLift, SliceRow
 
 METRIC_COLUMNS: Final = ("ndcg@10", "recall@10", "hit@10", "mrr@10", "recall@20", "coverage@10", "novelty@10", "calibration@10")
 LIST_TITLES: Final[Mapping[str, str]] = {"again": "Again: the whole list, repeats included", "discover": "Discover: only what is new to the user"}
@@ -32,6 +33,19 @@ SLICE_TITLES: Final[Mapping[str, str]] = {
     "item_season": "Targets by how seasonal the item is",
     "cold": "Without history",
 }
+LIFT_CAPTION: Final = "Season lift: gain of the right date over look-ups made half a year off, with everything else untouched."
+CONTROL_CAPTION: Final = (
+    "Negative control: season lift of the same model, trained and measured on behaviour whose seasons were destroyed. "
+    "Its intervals should hold zero; a lift here would be leakage or over-fitting."
+)
+HOW_MEASURED: Final = (
+    "Figures follow the protocol: what is known ends at the cut-off; a user counts with one target or more; means over users; paired bootstrap with users as "
+    "clusters, 95 % intervals; ties fall to the smaller item id. Drawn values stand in the table beside each drawing."
+)
+HOW_FORECAST: Final = (
+    "A forecast knows nothing after its cut-off. Errors are means of absolute errors over each series' usual step to its value a season earlier (MASE), "
+    "on periods after the cut-off, which chose no model. Drawn values stand in the table beside each drawing."
+)
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "ndcg@10": "NDCG@10",
     "recall@10": "Recall@10",
@@ -58,32 +72,51 @@ class DataQuality(Reference):
     data_docs: str | None = Field(default=None, description="address of the Data Docs, absolute or relative to the report")
 
 
-class ReportData(Reference):
-    """Everything the report shows. Empty panels are left out of the page, so a short report needs only the first fields."""
+class PageData(Reference):
+    """What a report shows of any run: data, the year in demand, forecasts. Empty panels are left out of the page."""
 
-    title: str = Field(description="what was evaluated, e.g. the configuration's name")
-    evaluation: EvaluationResult
-    decision: PromotionDecision
+    title: str = Field(description="what was run, e.g. the configuration's name")
     created: str = Field(default="", description="when, in words; the page never reads a clock")
-    model_label: str = Field(default="", description="how the model is called on the page; its name in the evaluation if empty")
     quality: DataQuality | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     forecasts: tuple[ForecastPanel, ...] = ()
-    examples: tuple[Example, ...] = Field(default=(), description="shown side by side, two at a time: the same user asked for two dates")
+    forecast_errors: tuple[LevelError, ...] = Field(default=(), description="errors on periods that came after the cut-offs, level by level")
     facts: Mapping[str, str] = Field(default={}, description="name -> value of the footer: commit, run, digests, seconds")
     links: Mapping[str, str] = Field(default={}, description="label -> address: MLflow run, Prefect run, configuration")
 
 
+class ReportData(PageData):
+    """Everything the report of a trained recommender shows; a short one needs only a title and the first two fields here."""
+
+    evaluation: EvaluationResult
+    decision: PromotionDecision
+    model_label: str = Field(default="", description="how the model is called on the page; its name in the evaluation if empty")
+    negative_control: tuple[SeasonLift, ...] = Field(default=(), description="season lifts of a model trained and measured on behaviour without seasons")
+    examples: tuple[Example, ...] = Field(default=(), description="shown side by side, two at a time: the same user asked for two dates")
+
+
 def render_report(data: ReportData) -> str:
-    """Render the page as one HTML text."""
-    sections = [section for section in _sections(data) if section[2]]
+    """Render the page of a trained recommender as one HTML text."""
+    facts = {"evaluation digest": data.evaluation.digest, **data.facts}
+    return _page(data, _masthead(data.title, _spans(data)), _decision(data), _sections(data), facts, HOW_MEASURED)
+
+
+def render_forecast_report(data: PageData) -> str:
+    """Render the page of forecasts without a recommender as one HTML text."""
+    told = _masthead(data.title, [f"{len(data.forecast_errors)} levels" if data.forecast_errors else "", data.created])
+    return _page(data, told, _forecast_verdict(data), _shared_sections(data), data.facts, HOW_FORECAST)
+
+
+def _page(data: PageData, masthead: str, decision: str, told: Iterator[tuple[str, str, str]], facts: Mapping[str, str], how: str) -> str:
+    sections = [section for section in told if section[2]]
     return Template(_template()).substitute(
         title=escape(data.title),
-        masthead=_masthead(data),
-        decision=_decision(data),
+        masthead=masthead,
+        decision=decision,
         navigation="".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections),
         sections="".join(_section(key, title, body) for key, title, body in sections),
-        footer=_footer(data),
+        footer=_footer(facts, data.links),
+        how=escape(how),
     )
 
 
@@ -101,22 +134,32 @@ def _sections(data: ReportData) -> Iterator[tuple[str, str, str]]:
     yield "figures", "How good it is", _figures(data)
     yield "leads", "Further ahead", _leads(data)
     yield "slices", "Season by season", _slices(data)
-    yield "calendar", "The year in demand", "".join(charts.heat_map(panel) for panel in data.heat_maps)
-    yield "forecast", "Forecast against actual", f'<div class="panels">{"".join(charts.fan(panel) for panel in data.forecasts)}</div>' if data.forecasts else ""
+    *first, last = _shared_sections(data)
+    yield from first
     yield "examples", "Lists at two dates", _examples(data.examples)
+    yield last
+
+
+def _shared_sections(data: PageData) -> Iterator[tuple[str, str, str]]:
+    yield "calendar", "The year in demand", "".join(charts.heat_map(panel) for panel in data.heat_maps)
+    fans = f'<div class="panels">{"".join(charts.fan(panel) for panel in data.forecasts)}</div>' if data.forecasts else ""
+    yield "forecast", "Forecast against actual", _forecast_errors(data.forecast_errors) + fans
     yield "data", "The data behind it", _quality(data.quality) if data.quality else ""
 
 
 # the head of the page
 
 
-def _masthead(data: ReportData) -> str:
+def _masthead(title: str, facts: Sequence[str]) -> str:
+    return f'<h1>{escape(title)}</h1><p class="meta">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact) + "</p>"
+
+
+def _spans(data: ReportData) -> list[str]:
     result = data.evaluation
     first, last = min(result.origins), max(result.origins)
     span = f"cut-off {first:%-d %b %Y}" if first == last else f"{len(result.origins)} cut-offs, {first:%-d %b %Y} to {last:%-d %b %Y}"
     leads = "leads " + ", ".join(map(str, result.leads)) + " days"
-    facts = [result.dataset, span, leads, f"windows of {result.horizon_days} days", data.created]
-    return f'<h1>{escape(data.title)}</h1><p class="meta">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts if fact) + "</p>"
+    return [result.dataset, span, leads, f"windows of {result.horizon_days} days", data.created]
 
 
 def _decision(data: ReportData) -> str:
@@ -131,6 +174,27 @@ def _decision(data: ReportData) -> str:
     verdict = f'<div class="verdict"><span class="seal" aria-hidden="true"></span>{words}</div>'
     section = f'<section class="decision {state}" aria-labelledby="decision-title">{verdict}<div class="tiles">{headlines}</div></section>'
     return section + (f'<div class="gates">{gates}</div>' if gates else "")
+
+
+def _forecast_verdict(data: PageData) -> str:
+    """Whether the forecasts beat last year's values, in the place of a decision: nothing is promoted."""
+    errors = data.forecast_errors
+    better = [error for error in errors if error.chosen < error.last_year]
+    state, headline = ("good", "Forecasts beat last year") if errors and len(better) == len(errors) else ("wait", "Forecasts made")
+    said = [f"{error.level}: MASE {error.chosen:.3f} against {error.last_year:.3f} of last year's values, by {error.models}" for error in errors]
+    said = said or ["No period after an earlier cut-off has come yet, so the forecasts cannot be judged."]
+    tiles = "".join(
+        f'<div class="tile"><p class="tile-name">{escape(error.level.capitalize())} <span>MASE</span></p>'
+        f'<p class="tile-value" {attribute(f"tile|{error.level}", error.chosen)}>{error.chosen:.3f}</p>'
+        f'<p class="tile-gain {"up" if error.chosen < error.last_year else "down"}">{signed_percent(error.chosen / error.last_year - 1)} '
+        f"<span>against last year's values</span></p></div>"
+        for error in errors
+        if error.last_year
+    )
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in (*said, "These data name no users: demand is forecast, no recommender is trained."))
+    words = f'<div><p class="kicker">Demand forecast</p><h2 id="decision-title">{headline}</h2><ul class="reasons">{reasons}</ul></div>'
+    verdict = f'<div class="verdict"><span class="seal" aria-hidden="true"></span>{words}</div>'
+    return f'<section class="decision {state}" aria-labelledby="decision-title">{verdict}<div class="tiles">{tiles}</div></section>'
 
 
 def _gate(gate: GateResult) -> str:
@@ -312,7 +376,8 @@ def _slices(data: ReportData) -> str:
     first = "".join(_slice_chart(data, kind) for kind in kinds if kind == "season")
     others = "".join(f"<details><summary>{escape(SLICE_TITLES[kind])}</summary>{_slice_chart(data, kind)}</details>" for kind in kinds if kind != "season")
     lifts = [lift for lift in result.season_lifts if lift.model == result.model]
-    return first + _season_lifts(data) * bool(lifts) + others
+    control = charts_of_lifts(data.negative_control, "control", CONTROL_CAPTION) if data.negative_control else ""
+    return first + (charts_of_lifts(lifts, "lift", LIFT_CAPTION) if lifts else "") + control + others
 
 
 def _slice_chart(data: ReportData, kind: str) -> str:
@@ -362,13 +427,12 @@ def _slice_gain(found: Sequence[SliceRow]) -> str:
     return signed_percent(gains[0]) if gains else ""
 
 
-def _season_lifts(data: ReportData) -> str:
-    result = data.evaluation
-    lifts = [lift for lift in result.season_lifts if lift.model == result.model]
+def charts_of_lifts(lifts: Sequence[SeasonLift], key: str, caption: str) -> str:
+    """Season lifts on one scale, list by list and lead by lead."""
     rows = [
         RowOfMarks(
             label=f"{lift.list}, {'all leads' if lift.lead_days is None else f'lead {lift.lead_days} days'}",
-            marks=(Mark(f"lift|{lift.list}|{lift.lead_days}", lift.relative, lift.relative_low, lift.relative_high, "model", "season lift"),),
+            marks=(Mark(f"{key}|{lift.list}|{lift.lead_days}", lift.relative, lift.relative_low, lift.relative_high, "model", "season lift"),),
             text=signed_percent(lift.relative),
             is_emphasised=lift.lead_days is None,
         )
@@ -385,13 +449,47 @@ def _season_lifts(data: ReportData) -> str:
             ]
             for row, lift in zip(rows, lifts, strict=True)
         ],
-        "Season lift",
+        caption.split(":", maxsplit=1)[0],
     )
-    caption = "Season lift: gain of the right date over look-ups made half a year off, with everything else untouched."
     return charts.figure(charts.rows_of_marks(rows, caption, zero=True, percent=True), table, caption)
 
 
-# examples and data
+# forecasts, examples and data
+
+
+def _forecast_errors(errors: Sequence[LevelError]) -> str:
+    """Error of each level beside that of last year's values."""
+    if not errors:
+        return ""
+    names = {"model": "forecast", "rival": "last year's values"}
+    rows = [
+        RowOfMarks(
+            label=error.level,
+            note=f"{error.num_series:,} series",
+            marks=tuple(
+                Mark(f"mase|{error.level}|{role}", value, None, None, role, names[role])
+                for role, value in (("rival", error.last_year), ("model", error.chosen))
+            ),
+            text=f"{error.chosen:.3f} ({error.last_year:.3f})",
+        )
+        for error in errors
+    ]
+    table = charts.table(
+        ["level", "series", "forecast", "last year's values", "by"],
+        [
+            [
+                escape(error.level),
+                f"{error.num_series:,}",
+                charts.cell(f"mase|{error.level}|model", error.chosen, f"{error.chosen:.3f}"),
+                charts.cell(f"mase|{error.level}|rival", error.last_year, f"{error.last_year:.3f}"),
+                escape(error.models),
+            ]
+            for error in errors
+        ],
+        "Forecast error by level",
+    )
+    caption = "Forecast error (MASE, smaller is better) on the periods after the cut-offs, beside last year's values on the same periods."
+    return charts.figure(charts.rows_of_marks(rows, caption, zero=False, key=list(names.items())), table, caption)
 
 
 def _examples(examples: Sequence[Example]) -> str:
@@ -439,8 +537,7 @@ def _quality(quality: DataQuality) -> str:
     )
 
 
-def _footer(data: ReportData) -> str:
-    facts = {"evaluation digest": data.evaluation.digest, **data.facts}
+def _footer(facts: Mapping[str, str], addresses: Mapping[str, str]) -> str:
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    links = "".join(f'<li><a href="{escape(address, quote=True)}">{escape(label)}</a></li>' for label, address in data.links.items())
+    links = "".join(f'<li><a href="{escape(address, quote=True)}">{escape(label)}</a></li>' for label, address in addresses.items())
     return f"<dl>{listed}</dl>" + (f'<ul class="links">{links}</ul>' if links else "")

@@ -1,7 +1,7 @@
 """Panels of the report as plain data, and how they are made from the pipeline's tables."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import polars as pl
@@ -67,6 +67,16 @@ class ForecastPanel(Reference):
     cutoff: dt.date
     model: str = Field(default="", description="which model speaks, in words that follow `forecast by`")
     periods: tuple[ForecastPeriod, ...]
+
+
+class LevelError(Reference):
+    """Mean absolute scaled error of a level's forecasts and of last year's values, on the same periods after the cut-offs."""
+
+    level: str
+    num_series: int
+    chosen: float
+    last_year: float
+    models: str = Field(description="which models speak, the most frequent first, in words that follow `by`")
 
 
 class ExampleItem(Reference):
@@ -164,6 +174,26 @@ def forecast_panel(
     rows = dates.join(actual, on=c.DATE, how="left").join(fan, on=c.DATE, how="left").sort(c.DATE)
     model = _models_in_words(ahead, choices, level=level, id=id, cutoff=cutoff)
     return ForecastPanel(title=title or f"{id}", cutoff=cutoff, model=model, periods=tuple(ForecastPeriod(**row) for row in rows.iter_rows(named=True)))
+
+
+def level_errors(by_level: Mapping[str, tuple[float, float]], choices: pl.DataFrame, *, cutoffs: Sequence[dt.date]) -> tuple[LevelError, ...]:
+    """Errors of each level (chosen, last year), coarse to fine, with the models that `choices` names at the cut-offs."""
+    order = (c.TOTAL, c.CATEGORY, c.ITEM)
+    errors = []
+    for level in sorted(by_level, key=lambda name: order.index(name) if name in order else len(order)):
+        made = choices.filter(pl.col(c.LEVEL) == level, pl.col(c.CUTOFF).is_in(list(cutoffs)))
+        models = made.group_by(c.MODEL).len().sort("len", c.MODEL, descending=[True, False])[c.MODEL].to_list()
+        chosen, last_year = by_level[level]
+        errors.append(
+            LevelError(
+                level=level,
+                num_series=made.select(c.ID, c.REGION).n_unique() if made.height else 0,
+                chosen=chosen,
+                last_year=last_year,
+                models=" or ".join("a weighted mean of models" if model == "combination" else _in_words(model) for model in models),
+            )
+        )
+    return tuple(errors)
 
 
 def _models_in_words(ahead: pl.DataFrame, choices: pl.DataFrame | None, *, level: str, id: str, cutoff: dt.date) -> str:  # noqa: A002

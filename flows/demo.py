@@ -21,7 +21,7 @@ from tasks.store import audit_address, store_of
 
 def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
     """The outcome, then ten recommendations for one household in July and at Thanksgiving."""
-    show_outcome(config, outcome, console)
+    _show_figures(outcome, console)
     recommender = load_champion(config, otherwise=outcome.version)
     user = example_user(recommender)
     for occasion, day in example_dates(recommender.cutoff, config.features.country).items():
@@ -31,7 +31,13 @@ def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console
 
 
 def show_outcome(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
-    """Figures and decision of a run."""
+    """Figures and decision of a run, and where its report is."""
+    _show_figures(outcome, console)
+    if outcome.report:
+        console.print(f"\nReport: {_near(outcome.report)}", soft_wrap=True)
+
+
+def _show_figures(outcome: TrainingOutcome, console: Console) -> None:
     if outcome.evaluation:
         print_evaluation(outcome.evaluation, console)
     if outcome.promotion:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from prefect import flow
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
-from contracts.artifacts import TrainingOutcome
+from contracts.artifacts import FeatureTables, ForecastTables, IngestReport, TrainingOutcome, ValidationReport
 from contracts.config import PipelineConfig
 from tasks.build_features import build_features
 from tasks.build_season import build_season
@@ -18,9 +18,10 @@ from tasks.pretrain import pretrain
 from tasks.promote import promote
 from tasks.publish import publish
 from tasks.register import register
-from tasks.store import store_of
+from tasks.register_forecasts import register_forecasts
+from tasks.store import Store, store_of
 from tasks.validate import validate
-from tasks.write_report import write_report
+from tasks.write_report import write_forecast_report, write_report
 
 
 @flow(name="seasonal-training", description=__doc__)
@@ -61,7 +62,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             else None
         )
         if not config.source.has_users:
-            return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=None, forecasts=forecasts)
+            return _forecasts_alone(config, store, ingested, validated, features, forecasts)
         season = build_season(features, forecasts, config.features, config.evaluation, store, validation=config.validation)
         snapshots = pretrain(
             features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed
@@ -99,3 +100,14 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         published = publish(promotion.champion_version, config.registry, config.publish, config.evaluation, config.validation, features, store)
         report = write_report(config, store, ingested, validated, features, forecasts, bundles, evaluation, version, promotion)
     return TrainingOutcome(version=version, promotion=promotion, evaluation=evaluation, published=published, report=report, forecasts=forecasts)
+
+
+def _forecasts_alone(
+    config: PipelineConfig, store: Store, ingested: IngestReport, validated: ValidationReport, features: FeatureTables, forecasts: ForecastTables | None
+) -> TrainingOutcome:
+    """The end of the path for data without users: forecasts are registered and reported, no recommender is trained."""
+    report = None
+    if forecasts:
+        forecaster = register_forecasts(config, validated, features, forecasts)
+        report = write_forecast_report(config, store, ingested, validated, features, forecasts, forecaster)
+    return TrainingOutcome(version=None, promotion=None, evaluation=None, published=None, report=report, forecasts=forecasts)

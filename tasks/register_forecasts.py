@@ -9,14 +9,14 @@ from contracts.artifacts import FeatureTables, ForecastTables, ValidationReport
 from contracts.config import PipelineConfig
 from tasks.registry import ChildRun, connect, log_child, log_data_sets, log_forecaster, start_parent
 from tasks.reuse import run_each_time
-from tasks.store import read_table
+from tasks.store import read_table, store_of
 
 
 @task(name="register_forecasts", **run_each_time(minutes=30))
 def register_forecasts(config: PipelineConfig, validated: ValidationReport, features: FeatureTables, forecasts: ForecastTables) -> str:
     """Log the data, the back-test of the newest cut-off and the forecasts; the version of the registered forecaster."""
     registry = config.registry
-    client = connect(registry, config.storage_root)
+    client = connect(registry, store_of(config).storage_root)
     run_id = start_parent(client, registry.experiment, name=flow_run.name or config.name, tags={"prefect.flow_run_id": flow_run.id or ""})
     log_data_sets(client, run_id, [validated.accepted, features.demand])
     test = read_table(forecasts.back_test).collect()

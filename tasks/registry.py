@@ -283,6 +283,12 @@ def version_at(client: MlflowClient, name: str, alias: str) -> Any | None:
             raise
 
 
+def run_of_version(client: MlflowClient, name: str, number: str) -> str:
+    """Id of the run that made a version."""
+    with registry_faults():
+        return str(client.get_model_version(name, number).tags["run_id"])
+
+
 def bundle_of_version(registry: RegistryConfig, storage_root: str, number: str) -> Path:
     """Bundle folder of a registered version, fetched once and checked."""
     models = ModelRegistry(mlflow.get_tracking_uri(), registry.model_name, Path(storage_root).resolve() / "champions")

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from prefect import task
@@ -11,18 +12,22 @@ from prefect.logging import get_run_logger
 from contracts import columns as c
 from contracts.artifacts import Bundles, EvaluationRef, FeatureTables, ForecastTables, IngestReport, PromotionOutcome, RegisteredVersion, ValidationReport
 from contracts.config import PipelineConfig
+from contracts.sections.forecast import ForecastConfig
 from evaluation.gates import PromotionDecision
-from evaluation.report import DataQuality, ReportData, render_report
-from evaluation.report_panels import Example, ForecastPanel, example_of, forecast_panel, season_heat_map
+from evaluation.report import DataQuality, PageData, ReportData, render_forecast_report, render_report
+from evaluation.report_panels import Example, ForecastPanel, LevelError, example_of, forecast_panel, level_errors, season_heat_map
+from evaluation.results import SeasonLift
+from forecasting.against_last_year import error_against_last_year
 from serving.recommender import Recommender
 from tasks.evaluate import read_evaluation
 from tasks.examples import example_dates, example_user, item_titles
-from tasks.registry import ChildRun, connect, log_to_run
+from tasks.registry import ChildRun, connect, log_to_run, run_of_version
 from tasks.reuse import run_each_time
 from tasks.store import Store, read_table, write_text
 
 NUM_FORECAST_PANELS = 4
 REPORT_NAME = "report.html"
+NEGATIVE_CONTROL_NAME = "negative_control.json"
 
 
 @task(name="report", **run_each_time(minutes=30))
@@ -40,24 +45,12 @@ def write_report(
 ) -> str:
     """Render the page, keep it with the store and with the MLflow run, and link it from Prefect. Returns its path."""
     recommender = Recommender.load(bundles.final.path)
-    demand = read_table(features.demand).collect()
     data = ReportData(
-        title=config.name.replace("_", " ").title(),
+        **_shared(config, ingested, validated, features, forecasts),
         model_label="perennial",
         evaluation=read_evaluation(evaluation.against_champion or evaluation.path),
         decision=decision_of(promotion),
-        created=f"{datetime.now(UTC):%-d %B %Y, %H:%M} UTC",
-        quality=DataQuality(
-            rows_in=validated.rows_in + ingested.rows_quarantined,
-            rows_accepted=validated.rows_accepted,
-            rows_quarantined=ingested.rows_quarantined + validated.rows_quarantined,
-            quarantined_by_rule={**ingested.quarantined_by_rule, **validated.quarantined_by_rule},
-            num_expectations=validated.num_expectations,
-            findings=validated.findings,
-            data_docs=Path(validated.data_docs).resolve().as_uri() if validated.data_docs else None,
-        ),
-        heat_maps=(season_heat_map(demand),),
-        forecasts=tuple(_forecasts(demand, features, forecasts)) if forecasts else (),
+        negative_control=read_negative_control(store),
         examples=tuple(_examples(config, recommender)),
         facts={
             "version": f"{version.name} {version.version}",
@@ -68,12 +61,76 @@ def write_report(
             "seed": str(config.seed),
         },
     )
-    path = write_text(render_report(data), Path(store.root) / REPORT_NAME)
+    return _keep(render_report(data), version.run_id, config, store)
+
+
+@task(name="report", **run_each_time(minutes=30))
+def write_forecast_report(
+    config: PipelineConfig,
+    store: Store,
+    ingested: IngestReport,
+    validated: ValidationReport,
+    features: FeatureTables,
+    forecasts: ForecastTables,
+    forecaster: str,
+) -> str:
+    """The page of data without users: the year in demand, the forecasts and their errors, the data. Returns its path."""
     client = connect(config.registry, store.storage_root)
-    log_to_run(client, version.run_id, ChildRun("report", artifacts=[path]))
+    name = f"{config.registry.model_name}-forecaster"
+    run_id = run_of_version(client, name, forecaster)
+    facts = {"version": f"{name} {forecaster}", "MLflow run": run_id, "data": validated.accepted.digest, "data until": features.end, "seed": str(config.seed)}
+    data = PageData(**_shared(config, ingested, validated, features, forecasts), facts=facts)
+    return _keep(render_forecast_report(data), run_id, config, store)
+
+
+def _keep(page: str, run_id: str, config: PipelineConfig, store: Store) -> str:
+    path = write_text(page, Path(store.root) / REPORT_NAME)
+    log_to_run(connect(config.registry, store.storage_root), run_id, ChildRun("report", artifacts=[path]))
     create_link_artifact(path.resolve().as_uri(), key="report", link_text="Report")
     get_run_logger().info("report: %s", path.resolve().as_uri())
     return str(path)
+
+
+def _shared(
+    config: PipelineConfig, ingested: IngestReport, validated: ValidationReport, features: FeatureTables, forecasts: ForecastTables | None
+) -> dict[str, Any]:
+    """What any report shows: the data, the year in demand, forecasts with their errors."""
+    demand = read_table(features.demand).collect()
+    return {
+        "title": config.name.replace("_", " ").title(),
+        "created": f"{datetime.now(UTC):%-d %B %Y, %H:%M} UTC",
+        "quality": DataQuality(
+            rows_in=validated.rows_in + ingested.rows_quarantined,
+            rows_accepted=validated.rows_accepted,
+            rows_quarantined=ingested.rows_quarantined + validated.rows_quarantined,
+            quarantined_by_rule={**ingested.quarantined_by_rule, **validated.quarantined_by_rule},
+            num_expectations=validated.num_expectations,
+            findings=validated.findings,
+            data_docs=Path(validated.data_docs).resolve().as_uri() if validated.data_docs else None,
+        ),
+        "heat_maps": (season_heat_map(demand),),
+        "forecasts": tuple(_forecasts(demand, features, forecasts)) if forecasts else (),
+        "forecast_errors": _errors(features, forecasts, config.forecast) if forecasts else (),
+    }
+
+
+def read_negative_control(store: Store) -> tuple[SeasonLift, ...]:
+    """Season lifts of the store's newest negative control; none where it was never run."""
+    path = Path(store.root) / NEGATIVE_CONTROL_NAME
+    return read_evaluation(str(path)).season_lifts if path.exists() else ()
+
+
+def _judged_cutoffs(features: FeatureTables) -> list[date]:
+    """Cut-offs whose forecasts can be judged: those evaluated, or, without users, all before the end."""
+    return [date.fromisoformat(day) for day in features.origins or features.cutoffs[:-1]]
+
+
+def _errors(features: FeatureTables, forecasts: ForecastTables, config: ForecastConfig) -> tuple[LevelError, ...]:
+    cutoffs = _judged_cutoffs(features)
+    error = error_against_last_year(read_table(forecasts.forecasts).collect(), read_table(features.demand), cutoffs=cutoffs, config=config)
+    if error is None or forecasts.choices is None:
+        return ()
+    return level_errors(error.by_level, read_table(forecasts.choices).collect(), cutoffs=cutoffs)
 
 
 def decision_of(promotion: PromotionOutcome) -> PromotionDecision:
@@ -86,19 +143,25 @@ def decision_of(promotion: PromotionOutcome) -> PromotionDecision:
 
 
 def _forecasts(demand: pl.DataFrame, features: FeatureTables, forecasts: ForecastTables) -> list[ForecastPanel]:
-    """Fan charts of the total and the largest coarse categories, at the last evaluated cut-off, beside what came."""
+    """Fan charts of the total and the largest coarse categories, at the last cut-off that can be judged, beside what came.
+
+    Where forecasts are all there is, those from the end of the data on come first.
+    """
     table = read_table(forecasts.forecasts).collect()
     choices = read_table(forecasts.choices).collect() if forecasts.choices else None
-    cutoff = date.fromisoformat(features.origins[-1])
-    known = table.filter(pl.col(c.CUTOFF) == cutoff)
+    judged, end = _judged_cutoffs(features)[-1:], date.fromisoformat(features.end)
     coarse = demand.filter(pl.col(c.LEVEL) == c.CATEGORY, ~pl.col(c.ID).str.contains(c.CATEGORY_SEPARATOR, literal=True), pl.col(c.REGION) == c.ALL_REGIONS)
     largest = coarse.group_by(c.ID).agg(pl.col(c.UNITS).sum()).sort(c.UNITS, c.ID, descending=[True, False])[c.ID].head(NUM_FORECAST_PANELS - 1).to_list()
     wanted = [("total", "total"), *((c.CATEGORY, name) for name in largest)]
-    return [
-        forecast_panel(demand.filter(pl.col(c.REGION) == c.ALL_REGIONS), known, level=level, id=name, cutoff=cutoff, num_periods_before=52, choices=choices)
-        for level, name in wanted
-        if known.filter(pl.col(c.LEVEL) == level, pl.col(c.ID) == name).height
-    ]
+    panels = []
+    for cutoff in judged if features.origins else [end, *judged]:
+        known = table.filter(pl.col(c.CUTOFF) == cutoff)
+        for level, name in wanted:
+            if known.filter(pl.col(c.LEVEL) == level, pl.col(c.ID) == name).height:
+                of_all = demand.filter(pl.col(c.REGION) == c.ALL_REGIONS)
+                title = f"{name}, the coming periods" if cutoff == end else name
+                panels.append(forecast_panel(of_all, known, level=level, id=name, cutoff=cutoff, num_periods_before=52, title=title, choices=choices))
+    return panels
 
 
 def _examples(config: PipelineConfig, recommender: Recommender) -> list[Example]:

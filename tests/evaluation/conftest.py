@@ -16,7 +16,7 @@ from evaluation.baselines import baseline_rankings
 from evaluation.evaluation import evaluate
 from evaluation.gates import ForecastFigures, ServabilityFigures, decide, quality_gate, servability_gate
 from evaluation.report import DataQuality, ReportData
-from evaluation.report_panels import Example, ExampleItem, ForecastPanel, ForecastPeriod, HeatMap
+from evaluation.report_panels import Example, ExampleItem, ForecastPanel, ForecastPeriod, HeatMap, LevelError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 START = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
@@ -128,6 +128,11 @@ def report_data(shop: pl.DataFrame) -> ReportData:
         ),
         heat_maps=(HeatMap(title="Demand by category and week", rows=categories, columns=weeks, values=levels),),
         forecasts=(ForecastPanel(title="All items", cutoff=weeks[12], model="mstl", periods=(*before, *after)),),
+        forecast_errors=(
+            LevelError(level="total", num_series=1, chosen=0.71, last_year=0.93, models="the theta method"),
+            LevelError(level="category", num_series=40, chosen=0.88, last_year=1.02, models="a weighted mean of models"),
+        ),
+        negative_control=tuple(lift.model_copy(update={"relative": 0.004, "relative_low": -0.012, "relative_high": 0.02}) for lift in result.season_lifts),
         examples=(example("A week in July", dt.date(2021, 7, 5), 10), example("The week of Thanksgiving", dt.date(2021, 11, 22), 14)),
         facts={"commit": "0123abc"},
         links={"MLflow run": "http://127.0.0.1:5000/"},

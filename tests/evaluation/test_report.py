@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from evaluation.gates import PromotionDecision
-from evaluation.report import ReportData, render_report
+from evaluation.report import PageData, ReportData, render_forecast_report, render_report
 from evaluation.report_charts import signed_percent, ticks
-from evaluation.report_panels import HeatMap, example_of, forecast_panel, season_heat_map
+from evaluation.report_panels import HeatMap, LevelError, example_of, forecast_panel, level_errors, season_heat_map
 
 
 class Page(HTMLParser):
@@ -53,7 +53,7 @@ def test_every_tag_is_closed_in_order(page):
 def test_every_drawn_value_stands_in_a_table(page):
     drawn = {key: value for key, value in page.drawn.items() if not key.startswith("tile")}
     assert len(drawn) > 300
-    assert {key.split("|")[0] for key in drawn} == {"gain", "lead", "slice", "lift", "heat", "fan", "parts", "rows"}
+    assert {key.split("|")[0] for key in drawn} == {"gain", "lead", "slice", "lift", "control", "mase", "heat", "fan", "parts", "rows"}
     assert drawn == page.tabled
 
 
@@ -81,6 +81,38 @@ def test_headline_says_what_was_decided(report_data, promoted, gates, headline):
     opened = tuple(gate.model_copy(update={"passed": True, "failures": ()}) for gate in report_data.decision.gates) if gates else ()
     decision = PromotionDecision(promoted=promoted, reasons=("because",), gates=opened)
     assert Page(render_report(report_data.model_copy(update={"decision": decision}))).headings[0] == headline
+
+
+def shared(report_data):
+    """What a page without a recommender shows of the same run."""
+    return PageData(**{name: getattr(report_data, name) for name in PageData.model_fields})
+
+
+def test_a_page_without_a_recommender_shows_forecasts_and_data_only(report_data):
+    page = Page(render_forecast_report(shared(report_data)))
+    assert page.headings == ["Forecasts beat last year", "The year in demand", "Forecast against actual", "The data behind it"]
+    assert page.open == []
+    drawn = {key: value for key, value in page.drawn.items() if not key.startswith("tile")}
+    assert {key.split("|")[0] for key in drawn} == {"mase", "heat", "fan", "rows"}
+    assert drawn == page.tabled
+    assert page.drawn["tile|total"] == report_data.forecast_errors[0].chosen
+
+
+@pytest.mark.parametrize(("chosen", "headline"), [((0.4, 0.8), "Forecasts beat last year"), ((0.4, 0.9), "Forecasts made"), ((), "Forecasts made")])
+def test_forecasts_beat_last_year_only_at_every_level(report_data, chosen, headline):
+    errors = tuple(LevelError(level=f"level {n}", num_series=3, chosen=value, last_year=0.85, models="x") for n, value in enumerate(chosen))
+    text = render_forecast_report(shared(report_data).model_copy(update={"forecast_errors": errors}))
+    assert Page(text).headings[0] == headline
+    assert ("cannot be judged" in text) == (not chosen)
+
+
+def test_errors_of_levels_go_from_coarse_to_fine_and_name_their_models():
+    cutoff = dt.date(2021, 3, 1)
+    rows = [("item", "a", "theta"), ("item", "b", "combination"), ("item", "c", "combination"), ("total", "total", "mstl")]
+    choices = pl.DataFrame([{"cutoff": cutoff, "level": level, "id": name, "region": "all", "model": model} for level, name, model in rows])
+    errors = level_errors({"item": (0.9, 1.0), "total": (0.5, 0.6)}, choices, cutoffs=[cutoff])
+    assert [(error.level, error.num_series, error.chosen, error.last_year) for error in errors] == [("total", 1, 0.5, 0.6), ("item", 3, 0.9, 1.0)]
+    assert errors[1].models == "a weighted mean of models or the theta method"
 
 
 def test_names_from_data_are_text_and_never_markup(report_data):

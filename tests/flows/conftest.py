@@ -76,7 +76,6 @@ def tiny(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     parameters = folder / "tiny.yaml"
     values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["storage_root"] = str(folder / "stores")
-    values["registry"]["gates"] = {"min_relative_gain": -1.0, "min_slice_gain": -1.0}  # so few users prove nothing; gates have tests of their own
     parameters.write_text(yaml.safe_dump(values), encoding="utf-8")
     config = PipelineConfig.from_yaml(parameters)
     started = time.monotonic()

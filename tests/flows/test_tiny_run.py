@@ -203,6 +203,27 @@ class TestVersions:
         assert tags["promoted_by"].startswith("automatic")
 
 
+class TestReport:
+    @pytest.fixture
+    def page(self, tiny: TinyRuns) -> str:
+        assert tiny.outcome.report is not None
+        return Path(tiny.outcome.report).read_text(encoding="utf-8")
+
+    def test_gates_stand_with_their_figures_below_the_decision(self, page: str):
+        assert ">Promoted to champion</h2>" in page
+        assert [f'<h3>{name} gate <span class="state">open</span></h3>' in page for name in ("Quality", "Servability")] == [True, True]
+        assert "forecast: MASE" in page
+        assert "golden requests answered as recorded" in page
+
+    def test_forecasts_name_their_model_and_stand_beside_last_year(self, page: str):
+        assert "forecast by chosen" not in page
+        assert "forecast by the theta method." in page
+        assert 'data-key="mase|category|model"' in page
+
+    def test_season_lift_is_shown(self, page: str):
+        assert 'data-key="lift|again|None"' in page
+
+
 def test_published_rankings_hold_the_contract_for_every_user(tiny: TinyRuns):
     assert tiny.outcome.published is not None
     assert tiny.outcome.version is not None
