@@ -218,7 +218,7 @@ def _manifest_for(declared: Declaration, folder: Path, key: bytes | None) -> dic
 
 
 def _configuration_digest(declared: Declaration) -> str:
-    elsewhere = {"uri", "catalogue_uri", "deletions_uri", "hash_key_variable", "has_users", "changed_files"}
+    elsewhere = {"uri", "catalogue_uri", "deletions_uri", "hash_key_variable", "changed_files"}
     return text_digest(declared.source.model_dump_json(exclude=elsewhere), *(f"{name}:{rule}" for name, rule in declared.rules.items()))
 
 
@@ -270,7 +270,7 @@ def _read_file(run: _Run, intake: _Intake, file: SourceFile, share: tuple[float,
     with reading(file.name):
         rows = run.declared.prepare(scan_file(file, csv_separator=run.source.csv_separator, csv_columns=run.source.csv_columns))
         names = rows.collect_schema().names()
-    wanted = wanted_columns(run.source.columns)
+    wanted = wanted_columns(run.source, names)
     require_columns(names, {f"source.columns.{ours}": theirs for ours, theirs in wanted.items()}, where=file.name)
     num_before = _rows_of_shorter_version(run, file)
     needed = dict.fromkeys([*wanted.values(), *(root for rule in run.declared.rules.values() for root in rule.meta.root_names()), ROW, TABLE])

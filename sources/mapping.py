@@ -6,14 +6,14 @@ and the ingest sets it aside. What is wrong with a whole column (missing, of the
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import polars as pl
 
 from contracts import columns as c
 from contracts.errors import SourceError
-from contracts.sections.source import EVENT_TYPES, CatalogueMapping, ColumnMapping, SourceConfig
+from contracts.sections.source import EVENT_TYPES, CatalogueMapping, SourceConfig
 from contracts.tables import INTERACTIONS, ITEM_CATALOGUE, TIMESTAMP
 from sources.readers import ROW, reading, require_columns
 
@@ -28,9 +28,12 @@ _TEXTS: Final = (c.BASKET_ID, c.PLATFORM, c.REGION)
 _MAPPED: Final = "mapped."  # prefix of columns under construction: a source may have columns of our names with other meanings
 
 
-def wanted_columns(mapping: ColumnMapping) -> dict[str, str]:
-    """Column of ours -> column of the source, for those the mapping names."""
-    return {ours: theirs for ours, theirs in mapping.model_dump().items() if theirs is not None}
+def wanted_columns(source: SourceConfig, found: Sequence[str]) -> dict[str, str]:
+    """Column of ours -> column of the source, for those the mapping names; without a user id where the source has no users and no such column."""
+    wanted = {ours: theirs for ours, theirs in source.columns.model_dump().items() if theirs is not None}
+    if not source.has_users and wanted[c.USER_ID] not in found:
+        del wanted[c.USER_ID]
+    return wanted
 
 
 def map_events(
@@ -58,15 +61,17 @@ def map_events(
     hash_key
         Key of the user ids' hash; None leaves them as they are.
 
+    A source without users (`has_users` off) may have no column of them: user ids are null then, which is no fault.
+
     Raises SourceError: a column is missing or of a type that cannot hold what it should.
     """
-    wanted = wanted_columns(source.columns)
+    wanted = wanted_columns(source, raw.columns)
     require_columns(raw.columns, {f"source.columns.{ours}": theirs for ours, theirs in wanted.items()}, where=where)
     _check_types(raw, wanted, where)
     times = event_times(raw[wanted[c.EVENT_TIME]], zone=source.time_zone, unit=source.time_unit, pattern=source.time_format)
     mapped: dict[str, pl.Expr | pl.Series] = {
         c.EVENT_ID: _identifier(raw, wanted[c.EVENT_ID]) if c.EVENT_ID in wanted else pl.format("{}-{}", pl.lit(key[:12]), pl.col(ROW)),
-        c.USER_ID: _identifier(raw, wanted[c.USER_ID]),
+        c.USER_ID: _identifier(raw, wanted[c.USER_ID]) if c.USER_ID in wanted else pl.lit(None, pl.String),
         c.ITEM_ID: _identifier(raw, wanted[c.ITEM_ID]),
         c.EVENT_TIME: times,
         c.EVENT_TYPE: _event_type(raw, wanted.get(c.EVENT_TYPE), source),
@@ -76,7 +81,7 @@ def map_events(
         c.SOURCE_ROW: pl.col(ROW).cast(pl.Int64),
     }
     built = raw.with_columns(expression.alias(_MAPPED + name) for name, expression in mapped.items())
-    faults = _faults(raw, wanted, rules or {})
+    faults = _faults(raw, wanted, rules or {}, has_users=source.has_users)
     broken = pl.coalesce(*(pl.when(is_broken).then(pl.lit(rule)) for rule, is_broken, _ in faults), pl.lit(None, pl.String))
     built = built.with_columns(broken.alias(_MAPPED + c.RULE))
     words = [pl.when(pl.col(_MAPPED + c.RULE) == rule).then(found) for rule, _, found in faults if found is not None]
@@ -85,11 +90,11 @@ def map_events(
     return events.with_columns(hash_ids(events[c.USER_ID], hash_key)) if hash_key is not None else events
 
 
-def _faults(raw: pl.DataFrame, wanted: Mapping[str, str], rules: Mapping[str, pl.Expr]) -> list[tuple[str, pl.Expr, pl.Expr | None]]:
+def _faults(raw: pl.DataFrame, wanted: Mapping[str, str], rules: Mapping[str, pl.Expr], *, has_users: bool) -> list[tuple[str, pl.Expr, pl.Expr | None]]:
     """(rule, rows that break it, the source's word), in the order in which they are named."""
     built = {name: pl.col(_MAPPED + name) for name in INTERACTIONS.schema}
     first = [(name, broken, None) for name, broken in rules.items()]
-    nulls = [(f"{name}_null", built[name].is_null(), None) for name in (c.EVENT_ID, c.USER_ID, c.ITEM_ID)]
+    nulls = [(f"{name}_null", built[name].is_null(), None) for name in (c.EVENT_ID, *([c.USER_ID] if has_users else []), c.ITEM_ID)]
     time_word = pl.col(wanted[c.EVENT_TIME])
     times = [
         (f"{c.EVENT_TIME}_null", time_word.is_null(), None),

@@ -198,6 +198,15 @@ def test_column_of_the_wrong_type_is_refused(columns: dict[str, list[object]], m
         _map(columns, columns=mapping)
 
 
+def test_users_may_be_missing_where_the_source_has_none():
+    raw = pl.DataFrame({ROW: [1], "item_id": ["i"], "event_time": ["2024-03-01"]})
+    events = map_events(raw, _source(has_users=False), where="a.csv", key=KEY)
+    assert events.select("user_id", "item_id", "rule").rows() == [(None, "i", None)]
+    assert _map({"user_id": [None]}, has_users=False)["rule"].to_list() == [None]
+    with pytest.raises(SourceError, match="column `user_id` missing"):
+        map_events(raw, _source(), where="a.csv", key=KEY)
+
+
 def test_missing_column_is_refused_with_the_parameter_to_set():
     with pytest.raises(SourceError, match=r"column `usr_id` missing, nearest `user_id` \(set `source\.columns\.user_id`\)"):
         _map({}, columns={"user_id": "usr_id"})
