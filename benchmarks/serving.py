@@ -1,34 +1,38 @@
 """Latency, throughput and memory of the HTTP service, on loopback with the load generator on the same machine.
 
-    python -m benchmarks.serving                        # all of it -> benchmarks/results/serving.json (20 minutes)
-    python -m benchmarks.serving --quick                # 100,000 items, short runs
+    python -m benchmarks.serving                        # all of it -> benchmarks/results/serving.json
+    python -m benchmarks.serving --quick                # short runs, without the million items and the 200,000 requests
 
-The model has the real shape (encoder of 64 numbers and 2 blocks exported by lightning_modules, a linear term over 4,096 popular items and 4,096
-landmark users, season and habit networks) with random weights: time does not depend on what the weights are. Tables are made by `features` from synthetic
-events. Open loop: requests are sent at their planned times whether or not earlier ones came back, and latency counts from the planned time,
+Models: one with 100,000 items trained by the pipeline (benchmarks/serving_parameters.yaml; trained once, then reused), one with 1,000,000 items of the real
+shape (encoder of 64 numbers and 2 blocks exported by lightning_modules, a linear term over 4,096 popular items and 4,096 landmark users, season and habit
+networks) with random weights, and a small one for the long run that looks for growth of memory.
+Open loop: requests are sent at their planned times whether or not earlier ones came back, and latency counts from the planned time,
 so a stall is not hidden by waiting clients. Closed loop: as many clients as said, each asks again when answered.
+MLflow's scoring server and a LitServe wrapper serve the very bundle beside the service, in the same run; LitServe is installed into a folder of its own.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "serving.json"
+from benchmarks.machine import ROOT, write_results
+
+PARAMETERS = ROOT / "benchmarks" / "serving_parameters.yaml"
+WORK = ROOT / ".perennial" / "benchmarks" / "serving"
 CUTOFF = date(2025, 7, 1)
 WIDTH, BLOCKS, HISTORY, LANDMARKS, POOL = 64, 2, 64, 4_096, 4_096
 WARM_UP = 200
@@ -211,18 +215,34 @@ class Client:
         return int(head.split(b" ", 2)[1])
 
 
-def bodies(num_users: int, *, session_share: float = 0.0, seed: int = 0) -> Iterator[bytes]:
-    """Requests of random users, half of each list; a share of them with a running session of three events."""
-    rng = random.Random(seed)
-    while True:
-        body: dict[str, Any] = {
-            "user_id": f"u{rng.randrange(num_users):06d}",
-            "date": (CUTOFF + timedelta(days=14)).isoformat(),
-            "list": rng.choice(("again", "discover")),
-        }
-        if rng.random() < session_share:
-            body["events"] = [{"item_id": f"{rng.randrange(5_000):08d}", "event_type": "purchase"} for _ in range(3)]
-        yield json.dumps(body).encode()
+@dataclass(frozen=True)
+class Model:
+    """What requests are made of: a bundle's users and items, and the date asked for."""
+
+    name: str
+    bundle: Path
+    users: Sequence[str]
+    items: Sequence[str]
+    day: date
+
+    @classmethod
+    def of(cls, name: str, bundle: Path) -> "Model":
+        """The model of a bundle."""
+        from serving.bundle import HABITS, VOCABULARY, read_bundle
+
+        found = read_bundle(bundle, verify=False)
+        users = found.table(HABITS)["user_id"].unique().sort().to_list()
+        items = found.table(HABITS)["item_id"].unique().sort().to_list()
+        return cls(f"{name}, {found.table(VOCABULARY).height:,} items", bundle, users, items[:5_000], found.metadata.cutoff + timedelta(days=14))
+
+    def bodies(self, *, session_share: float = 0.0, seed: int = 0) -> Iterator[bytes]:
+        """Requests of random users, half of each list; a share of them with a running session of three events."""
+        rng = random.Random(seed)
+        while True:
+            body: dict[str, Any] = {"user_id": rng.choice(self.users), "date": self.day.isoformat(), "list": rng.choice(("again", "discover"))}
+            if rng.random() < session_share:
+                body["events"] = [{"item_id": rng.choice(self.items), "event_type": "purchase"} for _ in range(3)]
+            yield json.dumps(body).encode()
 
 
 async def open_loop(port: int, rate: float, seconds: float, requests: Iterator[bytes], path: str = "/recommend") -> dict[str, float]:
@@ -285,133 +305,232 @@ def summary(latencies: list[float], failed: int, seconds: float) -> dict[str, fl
 
 # ---- measurements --------------------------------------------------------------------------------------------------------
 
+Row = dict[str, Any]
 
-def measure_size(folder: Path, num_items: int, rate: float, *, quick: bool, num_users: int = 10_000) -> dict[str, Any]:
-    """Latency at a rate, saturation with one and two workers, cold start and memory, for full precision and the compressed form."""
-    from serving.compression import compress_bundle, size_bytes
 
-    plain = write_model(folder, num_items, num_users, 60)
-    small = folder / f"model-{num_items}-compressed"
-    if not (small / "bundle.json").is_file():
-        compress_bundle(plain, small)
-    seconds, closed = (8, 800) if quick else (30, 4_000)
-    found: dict[str, Any] = {"items": num_items, "users": num_users, "rate_per_second": rate}
-    for name, bundle in (("full precision", plain), ("compressed", small)):
-        port = free_port()
-        settings = {"bundle": str(bundle), "cache": str(folder / "cache"), "log_folder": str(folder / "log")}
-        with service(port, **settings) as (process, ready):
-            row: dict[str, Any] = {"bundle_mib": round(size_bytes(bundle) / 2**20, 1), "ready_seconds": round(ready, 2)}
-            asyncio.run(closed_loop(port, 2, WARM_UP, bodies(num_users, seed=1)))
-            row["open_loop"] = asyncio.run(open_loop(port, rate, seconds, bodies(num_users)))
-            row["open_loop_sessions"] = asyncio.run(open_loop(port, rate, seconds, bodies(num_users, session_share=0.25, seed=2)))
-            before = cpu_seconds(process)
-            row["closed_loop_8"] = asyncio.run(closed_loop(port, 8, closed, bodies(num_users, seed=3)))
-            row["cpu_ms_per_request"] = round((cpu_seconds(process) - before) / closed * 1000, 2)
-            row["memory_mib"] = memory_mib(process)
-        port = free_port()
-        with service(port, workers=2, **settings) as (process, _):
-            asyncio.run(closed_loop(port, 8, WARM_UP, bodies(num_users, seed=1)))
-            row["closed_loop_8_two_workers"] = asyncio.run(closed_loop(port, 8, closed, bodies(num_users, seed=3)))
-            row["memory_mib_two_workers"] = memory_mib(process)
-        found[name] = row
-        print(num_items, name, json.dumps(row), flush=True)
+class Rows:
+    """What was measured, in the grammar of all results."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def add(self, dataset: str, model: str, metric: str, value: float, *, n: int = 1, goal: str = "") -> None:
+        """Note and print one figure; `goal` says what it should be."""
+        self.rows.append({"dataset": dataset, "model": model, "metric": metric + (f" (goal: {goal})" if goal else ""), "value": value, "n": n})
+        print(f"{dataset}; {model}; {metric}: {value}{f' (goal: {goal})' if goal else ''}", flush=True)
+
+    def load(self, dataset: str, model: str, what: str, found: dict[str, float], goals: dict[str, str] | None = None) -> None:
+        """The figures of one load: quantiles, throughput, failures."""
+        names = {"p50_ms": "p50 ms", "p95_ms": "p95 ms", "p99_ms": "p99 ms", "per_second": "requests/s", "failed": "failed"}
+        for key, name in names.items():
+            self.add(dataset, model, f"{name}, {what}", found[key], n=int(found["requests"]), goal=(goals or {}).get(key, ""))
+
+
+GOALS_100K = {"p95_ms": "at most 15", "p99_ms": "at most 30", "failed": "0"}
+GOALS_1M = {"p99_ms": "at most 60", "failed": "0"}
+
+
+def forms_of(bundle: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The bundle itself and its smaller forms, made once beside it."""
+    from serving.compression import compress_bundle
+
+    found = {"full precision": bundle}
+    for name in names:
+        target = bundle.with_name(f"{bundle.name}-{name}")
+        if not (target / "bundle.json").is_file():
+            compress_bundle(bundle, target, form=name)
+        found[name] = target
     return found
 
 
-def measure_overlap(folder: Path, num_items: int) -> dict[str, float]:
-    """Recall@10 of the compressed form against full precision, over users of the benchmark's model."""
+def measure_form(rows: Rows, model: Model, form: str, bundle: Path, folder: Path, *, rate: float, goals: dict[str, str], quick: bool) -> None:
+    """Latency at a rate, saturation with one and two workers, start and memory of one form of a model."""
+    from serving.compression import size_bytes
+
+    seconds, closed = (5, 500) if quick else (25, 2_000)
+    settings = {"bundle": str(bundle), "cache": str(folder / "cache"), "log_folder": str(folder / "log")}
+    what = f"service, {form}"
+    rows.add(model.name, what, "bundle MiB", round(size_bytes(bundle) / 2**20, 1))
+    port = free_port()
+    with service(port, **settings):
+        pass  # files of libraries and bundle are in memory from here on
+    port = free_port()
+    with service(port, **settings) as (process, ready):
+        rows.add(model.name, what, "seconds from start to ready, warm cache", round(ready, 2), goal="at most 5" if goals is GOALS_100K else "")
+        asyncio.run(closed_loop(port, 2, WARM_UP, model.bodies(seed=1)))
+        rows.load(model.name, what, f"open loop {rate:g}/s", asyncio.run(open_loop(port, rate, seconds, model.bodies())), goals)
+        sessions = asyncio.run(open_loop(port, rate, seconds, model.bodies(session_share=0.25, seed=2)))
+        rows.load(model.name, what, f"open loop {rate:g}/s, a quarter with a running session", sessions)
+        before = cpu_seconds(process)
+        rows.load(model.name, what, "closed loop of 8, one worker", asyncio.run(closed_loop(port, 8, closed, model.bodies(seed=3))))
+        rows.add(model.name, what, "CPU ms a request, closed loop of 8", round((cpu_seconds(process) - before) / closed * 1000, 2), n=closed)
+        rows.add(model.name, what, "resident MiB, one worker", memory_mib(process))
+    if form == "int8":
+        port = free_port()
+        with service(port, workers=2, **settings) as (process, _):
+            asyncio.run(closed_loop(port, 8, WARM_UP, model.bodies(seed=1)))
+            rows.load(model.name, what, "closed loop of 8, two workers", asyncio.run(closed_loop(port, 8, closed, model.bodies(seed=3))))
+            rows.add(model.name, what, "resident MiB, two workers", memory_mib(process))
+
+
+def measure_overlap(rows: Rows, model: Model, forms: dict[str, Path]) -> None:
+    """Recall@10 of the smaller forms against full precision."""
     from serving.compression import list_overlap
     from serving.recommender import Recommender
 
-    plain, small = (Recommender.load(folder / name) for name in (f"model-{num_items}", f"model-{num_items}-compressed"))
-    users = plain.users[:300]
-    return {name: round(list_overlap(*(model.rank(users, request_date=CUTOFF, list_name=name) for model in (plain, small))), 4) for name in plain.lists}
+    users = model.users[:: max(len(model.users) // 300, 1)][:300]
+    full = Recommender.load(forms["full precision"])
+    expected = {name: full.rank(users, request_date=model.day, list_name=name) for name in full.lists}
+    for form in [form for form in forms if form != "full precision"]:
+        small = Recommender.load(forms[form])
+        for name, table in expected.items():
+            overlap = list_overlap(table, small.rank(users, request_date=model.day, list_name=name))
+            rows.add(model.name, f"service, {form}", f"recall@10 against full precision, {name}", round(overlap, 4), n=len(users), goal="at least 0.99")
 
 
-def measure_swaps(folder: Path, num_items: int, *, num_requests: int) -> dict[str, Any]:
-    """Requests while the champion changes three times in the registry; memory before and after."""
+def register(folder: Path, bundles: Sequence[Path]) -> str:
+    """A registry with the bundles as versions 1, 2 ... of `benchmark`, the first of them champion; its address."""
     import mlflow
 
     from serving.registered_model import BUNDLE, CODE_PATHS, PIP_REQUIREMENTS, PYFUNC_FILE
 
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     uri = f"sqlite:///{folder / 'mlflow.sqlite'}"
-    (folder / "mlflow.sqlite").unlink(missing_ok=True)
     mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("serving", artifact_location=(folder / "artifacts" / str(os.getpid())).as_uri())
+    mlflow.create_experiment("serving", artifact_location=(folder / "artifacts").as_uri())
     mlflow.set_experiment("serving")
     with mlflow.start_run():
-        for name in (f"model-{num_items}", f"model-{num_items}-compressed"):
+        for bundle in bundles:
             mlflow.pyfunc.log_model(
                 name="recommender",
                 python_model=PYFUNC_FILE,
-                artifacts={BUNDLE: str(folder / name)},
+                artifacts={BUNDLE: str(bundle)},
                 code_paths=CODE_PATHS,
                 pip_requirements=PIP_REQUIREMENTS,
                 registered_model_name="benchmark",
             )
+    mlflow.MlflowClient().set_registered_model_alias("benchmark", "champion", "1")
+    return uri
+
+
+def measure_swaps(rows: Rows, model: Model, uri: str, folder: Path, *, num_requests: int) -> None:
+    """Requests while the champion changes three times in the registry."""
+    import mlflow
+
     client = mlflow.MlflowClient()
-    client.set_registered_model_alias("benchmark", "champion", "1")
     port = free_port()
-    settings = {"tracking_uri": uri, "model_name": "benchmark", "cache": str(folder / "swap-cache"), "log_folder": str(folder / "log"), "poll_seconds": "1"}
-    with service(port, **settings) as (process, _):
-        asyncio.run(closed_loop(port, 4, WARM_UP, bodies(10_000, seed=1)))
-        before = memory_mib(process)
-        versions = []
+    settings = {"tracking_uri": uri, "model_name": "benchmark", "cache": str(folder / "cache"), "log_folder": str(folder / "log"), "poll_seconds": "1"}
+    with service(port, **settings):
+        served: list[str] = []
 
         async def move() -> None:
             for version in ("2", "1", "2"):
-                await asyncio.sleep(2)
+                await asyncio.sleep(1)
                 await asyncio.to_thread(client.set_registered_model_alias, "benchmark", "champion", version)
-                while True:
+                while not served or served[-1] != version:
                     await asyncio.sleep(0.3)
                     text = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10).read())
                     if json.loads(text)["model_version"] == version:
-                        versions.append(version)
-                        break
+                        served.append(version)
 
         async def both() -> dict[str, float]:
             swaps = asyncio.create_task(move())
-            found = await closed_loop(port, 4, num_requests, bodies(10_000, seed=4))
-            await swaps
+            found = await closed_loop(port, 4, num_requests, model.bodies(seed=4))
+            assert swaps.done(), "the swaps took longer than the requests: ask for more requests"
             return found
 
         found = asyncio.run(both())
-        growth = asyncio.run(closed_loop(port, 4, num_requests, bodies(10_000, seed=5)))
-        return {"during_swaps": found, "served": versions, "memory_mib": [before, memory_mib(process)], "after": growth}
+    rows.load(model.name, "service", f"during {len(served)} hot swaps, closed loop of 4", found, {"failed": "0"})
 
 
-def measure_mlflow_server(folder: Path, num_items: int, *, num_requests: int) -> dict[str, Any]:
+def measure_growth(rows: Rows, folder: Path, *, num_requests: int) -> None:
+    """Resident memory while a small model answers very many requests, a quarter of them with a session."""
+    model = Model.of("random weights", write_model(folder, 2_000, 2_000, 30))
+    port = free_port()
+    with service(port, bundle=str(model.bundle), cache=str(folder / "cache"), log_folder=str(folder / "growth-log")) as (process, _):
+        asyncio.run(closed_loop(port, 8, num_requests // 10, model.bodies(seed=6)))
+        before = memory_mib(process)
+        found = asyncio.run(closed_loop(port, 8, num_requests, model.bodies(session_share=0.05, seed=7)))
+        rows.load(model.name, "service", "closed loop of 8, long run", found, {"failed": "0"})
+        rows.add(model.name, "service", "growth of resident MiB over the long run", round(memory_mib(process) - before, 1), n=num_requests, goal="none")
+        rows.add(model.name, "service", "resident MiB before the long run", before)
+
+
+def measure_mlflow_server(model: Model, uri: str, *, num_requests: int) -> dict[str, float]:
     """The same registered model behind MLflow's own scoring server."""
     port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the server starts `uvicorn` by its name
-    store = f"sqlite:///{folder / 'mlflow.sqlite'}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    command = [
-        str(Path(sys.executable).with_name("mlflow")),
-        "models",
-        "serve",
-        "-m",
-        "models:/benchmark/2",
-        "--env-manager",
-        "local",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    arguments = ["-m", "models:/benchmark/2", "--env-manager", "local", "--port", str(port), "--workers", "1"]
 
     def requests() -> Iterator[bytes]:
-        for body in bodies(10_000, seed=3):
+        for body in model.bodies(seed=3):
             yield json.dumps({"inputs": [json.loads(body)]}).encode()
 
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    with other_server([str(Path(sys.executable).with_name("mlflow")), "models", "serve", *arguments], environment, f"http://127.0.0.1:{port}/ping"):
+        asyncio.run(closed_loop(port, 2, WARM_UP // 2, requests(), "/invocations"))
+        return asyncio.run(closed_loop(port, 8, num_requests, requests(), "/invocations"))
+
+
+def measure_litserve(model: Model, bundle: Path, folder: Path, *, max_batch: int, num_requests: int) -> dict[str, float]:
+    """The same recommender behind LitServe."""
+    target = folder / "litserve"
+    if not (target / "litserve").is_dir():
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), "litserve", "pyzmq"], check=True)
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.litserve_server", str(bundle), str(port), str(max_batch)]
+    with other_server(command, environment, f"http://127.0.0.1:{port}/health"):
+        asyncio.run(closed_loop(port, 2, WARM_UP, model.bodies(seed=1)))
+        return asyncio.run(closed_loop(port, 8, num_requests, model.bodies(seed=3)))
+
+
+@contextmanager
+def other_server(command: Sequence[str], environment: dict[str, str], address: str) -> Iterator[None]:
+    """Another server in a process group of its own, once it answers."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         try:
-            wait_for(f"http://127.0.0.1:{port}/ping")
-            asyncio.run(closed_loop(port, 2, WARM_UP // 2, requests(), "/invocations"))
-            return {"closed_loop_8": asyncio.run(closed_loop(port, 8, num_requests, requests(), "/invocations")), "memory_mib": memory_mib(process)}
+            wait_for(address)
+            yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def measure_beside_others(rows: Rows, model: Model, uri: str, bundle: Path, folder: Path, *, quick: bool) -> None:
+    """Saturation of the service, MLflow's scoring server and LitServe, one after the other, and the ratios."""
+    num_requests = 300 if quick else 2_000
+    port = free_port()
+    with service(port, bundle=str(bundle), cache=str(folder / "cache"), log_folder=str(folder / "log")):
+        asyncio.run(closed_loop(port, 2, WARM_UP, model.bodies(seed=1)))
+        ours = asyncio.run(closed_loop(port, 8, num_requests, model.bodies(seed=3)))
+    rows.load(model.name, "service, int8", "closed loop of 8, beside the others", ours)
+    others = {"MLflow scoring server": measure_mlflow_server(model, uri, num_requests=num_requests // 4)}
+    for batch in (1, 16):
+        others[f"LitServe, batches of at most {batch}"] = measure_litserve(model, bundle, folder, max_batch=batch, num_requests=num_requests)
+    for name, found in others.items():
+        rows.load(model.name, f"{name}, int8", "closed loop of 8", found)
+        goal = "at least 3" if name.startswith("MLflow") else "at least 1"
+        rows.add(model.name, name, "throughput of the service over its", round(ours["per_second"] / found["per_second"], 2), goal=goal)
+
+
+def trained_model() -> Path:
+    """Bundle of the trained 100,000 items; the pipeline runs where it was not trained before (five minutes)."""
+    mark = WORK / "trained.txt"
+    if not mark.is_file():
+        subprocess.run([sys.executable, "-m", "flows.command_line", "run", str(PARAMETERS)], check=True, cwd=ROOT)
+        from contracts.config import PipelineConfig
+        from tasks.registry import bundle_of_version, connect
+
+        config = PipelineConfig.from_yaml(PARAMETERS)
+        client = connect(config.registry, config.storage_root)
+        newest = max(int(found.version) for found in client.search_model_versions(f"name = '{config.registry.model_name}'"))
+        mark.write_text(str(bundle_of_version(config.registry, config.storage_root, str(newest)).resolve()))
+    return Path(mark.read_text())
 
 
 def free_port() -> int:
@@ -425,32 +544,33 @@ def free_port() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="100,000 items only, short runs")
-    parser.add_argument("--work", type=Path, help="folder of the synthetic models, kept for a second run")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="short runs, without the million items and the 200,000 requests")
+    parser.add_argument("--bundle", type=Path, help="trained bundle of 100,000 items; default: the one the pipeline trains")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        folder = given.work or Path(made)
-        folder.mkdir(parents=True, exist_ok=True)
-        results: dict[str, Any] = {
-            "command": "python -m benchmarks.serving" + (" --quick" if given.quick else ""),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": {
-                "cpu": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-                "load_before": os.getloadavg()[0],
-                "python": platform.python_version(),
-            },
-            "sizes": [measure_size(folder, 100_000, 100, quick=given.quick)],
-            "compressed_recall_at_10": measure_overlap(folder, 100_000),
-        }
-        if not given.quick:
-            results["sizes"].append(measure_size(folder, 1_000_000, 30, quick=False))
-        results["hot_swaps"] = measure_swaps(folder, 100_000, num_requests=2_000 if given.quick else 20_000)
-        results["mlflow_scoring_server"] = measure_mlflow_server(folder, 100_000, num_requests=300 if given.quick else 1_000)
-        results["machine"]["load_after"] = os.getloadavg()[0]
-        given.output.write_text(json.dumps(results, indent=1) + "\n")
-        print(json.dumps(results, indent=1))
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    folder = WORK / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = Model.of("trained", given.bundle or trained_model())
+    copy = folder / "trained"
+    if not (copy / "bundle.json").is_file():
+        shutil.copytree(trained.bundle, copy)
+    rows = Rows()
+    rows.add("machine", "-", "load average before", round(os.getloadavg()[0], 2))
+    forms = forms_of(copy, ("int8",))
+    for form, bundle in forms.items():
+        measure_form(rows, trained, form, bundle, folder, rate=100, goals=GOALS_100K, quick=given.quick)
+    measure_overlap(rows, trained, forms)
+    uri = register(folder / "registry", list(forms.values()))
+    measure_swaps(rows, trained, uri, folder / "registry", num_requests=4_000 if given.quick else 20_000)
+    measure_beside_others(rows, trained, uri, forms["int8"], folder, quick=given.quick)
+    if not given.quick:
+        million = Model.of("random weights", write_model(folder, 1_000_000, 10_000, 60))
+        large = forms_of(million.bundle, ("int8", "pq"))
+        for form, bundle in large.items():
+            measure_form(rows, million, form, bundle, folder, rate=30, goals=GOALS_1M, quick=False)
+        measure_growth(rows, folder, num_requests=200_000)
+    rows.add("machine", "-", "load average after", round(os.getloadavg()[0], 2))
+    write_results("serving_quick" if given.quick else "serving", command="python -m benchmarks.serving" + (" --quick" if given.quick else ""), rows=rows.rows)
 
 
 if __name__ == "__main__":

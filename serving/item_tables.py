@@ -1,9 +1,13 @@
-"""Vectors of all items, and the products every list needs: full precision by numpy, eight bits by ONNX Runtime's integer kernel.
+"""Vectors of all items, and the products every list needs: full precision by numpy, eight bits by ONNX Runtime's integer kernel, or product-quantised.
 
-Letters: B users, I items by position, R numbers of a vector.
+Letters: B users, I items by position, R numbers of a vector, M parts of a vector, C centroids of a part.
 
 Eight bits: a row is stored as int8 with one scale. A query is taken apart into two planes of seven bits (14 bits together), so its own rounding does not
 matter; the sums are integers, so a user's scores are the same to the last bit alone and among many.
+
+Product quantisation: a vector is cut into M parts and each is stored as the number of the nearest of 256 centroids, M bytes an item. A query's product with
+every centroid is a small table, an item's score the sum of M of its entries (as RecJPQ, Petrov and Macdonald 2024, arXiv 2312.06165, whose codes are
+learned with the model; these are fitted afterwards).
 """
 
 from collections.abc import Mapping
@@ -18,6 +22,10 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 SCALE_SUFFIX: Final = ".scale"
+CENTROIDS_SUFFIX: Final = ".centroids"
+ITEMS_AT_ONCE: Final = 32_768
+CENTROIDS: Final = 256
+FITTED_ON: Final = 20_000
 LEVELS: Final = 127
 PLANE: Final = 128
 ZERO: Final = 64  # planes are 0..128: signed ones are 40 times slower on AVX2, and larger ones overflow its 16-bit sums
@@ -85,10 +93,41 @@ class CompactTable:
         return np.asarray(self._table[positions] * self._scales[positions, None], np.float32)
 
 
+class QuantisedTable:
+    """M bytes an item: the numbers of its parts' centroids."""
+
+    def __init__(self, codes: NDArray[np.uint8], centroids: Floats, positions: Integers) -> None:
+        self.has_row, by_item = _by_position(codes, positions)
+        self._codes = np.ascontiguousarray(by_item.T)  # [M, I]
+        self._centroids = centroids  # [M, C, R / M]
+        self.width = centroids.shape[0] * centroids.shape[2]
+
+    def products(self, queries: Floats) -> Floats:
+        """Each query with each item, [B, R] -> [B, I]; a stretch of items at a time, so that its sums stay near the processor."""
+        num_parts, _, width = self._centroids.shape
+        entries = np.einsum("bmr,mcr->bmc", queries.reshape(len(queries), num_parts, width), self._centroids)  # [B, M, C]
+        scores = np.zeros((len(queries), self._codes.shape[1]), np.float32)
+        for start in range(0, scores.shape[1], ITEMS_AT_ONCE):
+            stretch = slice(start, start + ITEMS_AT_ONCE)
+            for part in range(num_parts):
+                codes = self._codes[part, stretch].astype(np.intp)
+                for row in range(len(queries)):
+                    scores[row, stretch] += entries[row, part].take(codes)
+        scores[:, ~self.has_row] = 0
+        return scores
+
+    def rows(self, positions: Integers) -> Floats:
+        """Vectors of some items, [N] -> [N, R]."""
+        parts = [centroids[codes[positions]] for codes, centroids in zip(self._codes, self._centroids, strict=True)]
+        return np.where(self.has_row[positions, None], np.concatenate(parts, axis=1), 0).astype(np.float32)
+
+
 def item_table(tables: Mapping[str, NDArray[Any]], name: str, positions: Integers, *, threads: int) -> ItemTable | None:
     """The named table of `vectors.safetensors` in order of position; None where the model has none."""
     if name not in tables:
         return None
+    if name + CENTROIDS_SUFFIX in tables:
+        return QuantisedTable(tables[name], tables[name + CENTROIDS_SUFFIX].astype(np.float32), positions)
     if name + SCALE_SUFFIX in tables:
         return CompactTable(tables[name], tables[name + SCALE_SUFFIX], positions, threads=threads)
     return FloatTable(tables[name], positions)
@@ -99,6 +138,26 @@ def compact(table: NDArray[Any]) -> tuple[NDArray[np.int8], Floats]:
     largest = np.abs(table).max(axis=1, initial=0)
     scales = np.where(largest > 0, largest / LEVELS, 1).astype(np.float32)
     return np.rint(table / scales[:, None]).astype(np.int8), scales
+
+
+def quantise(table: Floats, *, bytes_per_item: int = 16, seed: int = 0) -> tuple[NDArray[np.uint8], Floats]:
+    """Codes [I, M] and centroids [M, C, R / M] of a table [I, R]: k-means of each part, fitted on at most 20,000 rows.
+
+    Raises ValueError where the width is no multiple of `bytes_per_item`.
+    """
+    from sklearn.cluster import KMeans
+
+    num_items, width = table.shape
+    if width % bytes_per_item:
+        raise ValueError(f"bytes_per_item: expected a divisor of the width {width} of the item vectors, found {bytes_per_item}")
+    sample = np.random.default_rng(seed).permutation(num_items)[:FITTED_ON]
+    codes, centroids = [], []
+    for part in np.split(table.astype(np.float32), bytes_per_item, axis=1):
+        fitted = KMeans(min(CENTROIDS, len(np.unique(part[sample], axis=0))), n_init=1, max_iter=20, random_state=seed).fit(part[sample])
+        codes.append(fitted.predict(part).astype(np.uint8))
+        centroids.append(np.zeros((CENTROIDS, part.shape[1]), np.float32))
+        centroids[-1][: fitted.n_clusters] = fitted.cluster_centers_
+    return np.stack(codes, axis=1), np.stack(centroids)
 
 
 def _by_position(table: NDArray[Any], positions: Integers) -> tuple[NDArray[np.bool_], NDArray[Any]]:

@@ -24,6 +24,7 @@ HEAD_FORMAT: Final = 2
 SEASON_ROWS_AT_ONCE: Final = 65_536
 WIDEST_DENSE_QUERY: Final = 1_024
 ROWS_AT_ONCE: Final = 256
+DENSE_FROM: Final = 0.04
 
 
 class LinearTerm(BaseModel):
@@ -94,12 +95,23 @@ class PoolTerm:
         """As `of`, for some items of the pool only: [B, I] -> [B, N]."""
         return np.asarray((histories @ self.linear_in) @ np.ascontiguousarray(self._out[:, places]), np.float32)
 
+    @property
+    def all_rows(self) -> Floats:
+        """The kept rows of the whole pool, [P, P]; [0, 0] for a narrow term, which needs none."""
+        self.keep(np.arange(len(self._is_kept)))
+        return self._rows
+
+    def take_rows(self, rows: Floats) -> None:
+        """Rows of the whole pool as `all_rows` gave them before."""
+        self._rows, self._is_kept = rows, np.ones(len(rows), bool)
+
     def keep(self, places: Integers) -> None:
         """Compute the rows of some items of the pool, ascending, that are not there yet."""
         missing = places[~self._is_kept[places]]
         for start in range(0, len(missing), ROWS_AT_ONCE):
             some = missing[start : start + ROWS_AT_ONCE]
-            self._rows[some] = self._of_pool[some] @ self._out
+            rows = self._of_pool[some]
+            self._rows[some] = (rows if rows.nnz < DENSE_FROM * rows.shape[0] * rows.shape[1] else rows.toarray()) @ self._out
             self._is_kept[some] = True  # after the row: another thread may look
 
 

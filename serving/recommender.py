@@ -8,6 +8,7 @@ Letters: B users of a block, I items in order of item_id (a row's place is its *
 """
 
 import math
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -533,11 +534,21 @@ class Recommender:
             inputs = _with_look_ups(inputs, self._habit_inputs(block.habits, block.cutoff, question.request_date + timedelta(days=shift)), HABIT_LOOK_UPS)
         return inputs.to_numpy(order="c")
 
-    def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT) -> None:
-        """Compute what requests for a date share: season, rows of the linear terms, habit inputs of all stored users where these are at most `max_habits`."""
+    def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT, cache: Path | None = None) -> None:
+        """Compute what requests for a date share: season, rows of the linear terms, habit inputs of all stored users where these are at most `max_habits`.
+
+        The rows take seconds and do not depend on the date: they are kept in the folder `cache`, by the bundle's digest, and read from there.
+        """
         self.season_of(request_date)
-        for term in self.networks.terms:
-            term.keep(np.arange(len(self.networks.pool)))
+        for number, term in enumerate(self.networks.terms):
+            path = None if cache is None else cache / f"linear-{self.bundle.digest}-{number}.npy"
+            if path is not None and path.is_file():
+                term.take_rows(np.load(path))
+            elif term.all_rows.size and path is not None:
+                cache.mkdir(parents=True, exist_ok=True)
+                draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp.npy")
+                np.save(draft, term.all_rows)
+                draft.replace(path)
         source = self.stored.behaviour.source
         if request_date in self._habits or not 0 < source.height <= max_habits:
             return

@@ -134,8 +134,8 @@ class ServedModels:
 
     def _prepared(self, number: str) -> Recommender:
         found = self._registry.load(number, threads=self._threads)
+        found.warm(max(self._today(), found.cutoff), cache=self._cache)
         check_golden_requests(found, self._today())
-        found.warm(max(self._today(), found.cutoff))
         return found
 
     def _take(self, found: Recommender) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.item_tables import CompactTable, FloatTable, compact, item_table
+from serving.item_tables import CompactTable, FloatTable, QuantisedTable, compact, item_table, quantise
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,19 @@ def test_the_stored_form_decides(table: np.ndarray) -> None:
     assert isinstance(item_table({"x": table}, "x", np.arange(500), threads=1), FloatTable)
     assert isinstance(item_table({"x": values, "x.scale": scales}, "x", np.arange(500), threads=1), CompactTable)
     assert item_table({}, "x", np.arange(500), threads=1) is None
+
+
+def test_quantised_table_scores_as_its_decoded_vectors(table: np.ndarray) -> None:
+    codes, centroids = quantise(table, bytes_per_item=table.shape[1] // 2)
+    assert codes.dtype == np.uint8
+    found = QuantisedTable(codes, centroids, np.arange(len(table)))
+    decoded = found.rows(np.arange(len(table)))
+    queries = np.random.default_rng(2).normal(size=(3, table.shape[1])).astype(np.float32)
+    np.testing.assert_allclose(found.products(queries), queries @ decoded.T, atol=1e-4)
+    assert np.square(decoded - table).sum() < 0.5 * np.square(table - table.mean(axis=0)).sum()
+    np.testing.assert_array_equal(found.products(queries)[1], found.products(queries[1:2])[0])
+
+
+def test_a_width_that_cannot_be_cut_is_refused(table: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected a divisor of the width"):
+        quantise(table, bytes_per_item=table.shape[1] + 1)

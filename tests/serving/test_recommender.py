@@ -105,8 +105,13 @@ def test_a_wide_linear_term_is_summed_item_by_item_to_the_same_scores(tmp_path: 
         assert found["item_id"].to_list() == expected["item_id"].to_list()
         for part in ("score", "taste", "habit"):
             np.testing.assert_allclose(found[part], expected[part], atol=1e-6)
-    assert wide.networks.terms[0]._is_kept.all()
-    assert plain.networks.terms[0]._rows.size == 0
+    assert plain.networks.terms[0].all_rows.size == 0
+    wide.warm(JULY, cache=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    monkeypatch.setattr("serving.networks.PoolTerm.keep", None)  # what is in the cache is not computed again
+    read = Recommender.load(wide.bundle.folder, version="7")
+    read.warm(JULY, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(read.networks.terms[0]._rows, np.load(kept))
 
 
 def test_habit_sees_the_items_season_and_the_users_taste(tmp_path: Path) -> None:
