@@ -1,6 +1,7 @@
 """The command `perennial`: run the path or one step of it, ask for recommendations, look at what was made.
 
-Exit codes: 0 done, 1 the run failed, 2 the call or the parameters are wrong, 3 the data broke a critical rule.
+Exit codes: 0 done, 1 the run failed, 2 the call or the parameters are wrong, 3 the data broke a critical rule,
+130 Ctrl-C, 128 and the number of the signal where another one ended the run.
 """
 
 import sys
@@ -16,7 +17,8 @@ from rich.markup import escape
 
 from contracts.config import PipelineConfig
 from contracts.errors import DataContractError, NotEnoughHistoryError, PipelineError, SourceError
-from flows.local_environment import use_local_stores
+from flows.local_environment import Terminated, orderly_end, use_local_stores
+from flows.operations_commands import operations
 from tasks.store import store_of
 
 app = typer.Typer(
@@ -25,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Keeps a recommender in step with the calendar. Start with `perennial demo`, or copy deployments/parameters/generic.yaml and `perennial run` it.",
 )
+app.add_typer(operations)
 console = Console()
 problems = Console(stderr=True)
 
@@ -85,6 +88,37 @@ def features(parameters: Parameters, verbose: Verbose = False) -> None:
             if ref:
                 console.print(f"{ref.name:>16}  {ref.rows:>12,} rows  {ref.path}")
         console.print(f"{len(tables.cutoffs)} cut-offs from {tables.cutoffs[0]} to {tables.end} (exclusive end of the data)")
+
+
+@app.command()
+def forecast(
+    parameters: Annotated[Path, typer.Argument(help="Parameter file, or the name of a ready one.")] = Path(DEMO),
+    item: Annotated[
+        str | None, typer.Option(help="Item, category path or `total` to show; an item without a forecast of its own shows its category's.")
+    ] = None,
+    weeks: Annotated[int, typer.Option(min=1, max=520, help="Weeks ahead to show, at most the horizon of the parameter file.")] = 12,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw: the last two years, the fan, and trend, seasons and holidays apart.")] = None,
+    fresh: Fresh = False,
+    verbose: Verbose = False,
+) -> None:
+    """Forecast demand alone and register it; with --item, show one series instead and register nothing."""
+    config = _load(parameters, verbose=verbose)
+    if plot is not None and item is None:
+        raise typer.BadParameter("--plot: name the series to draw with --item")
+    with _readable_errors():
+        from flows.demand_forecast import demand_forecast, forecast_of, print_forecast, print_levels
+
+        features, forecasts = demand_forecast(config, fresh=fresh, registered=item is None)
+        if item is None:
+            print_levels(forecasts, console)
+            return
+        try:
+            rows = forecast_of(features, forecasts, config, name=item, weeks=weeks, plot=plot)
+        except ValueError as error:
+            raise typer.BadParameter(f"--item: {error}") from error
+        print_forecast(rows, console, weeks=weeks, frequency=config.forecast.frequency)
+        if plot is not None:
+            console.print(f"drawn: {plot}", soft_wrap=True)
 
 
 @app.command()
@@ -190,7 +224,8 @@ def _load(parameters: Path, *, verbose: bool = False) -> PipelineConfig:
 def _readable_errors() -> Iterator[None]:
     """An error of ours is a message and an exit code, not a traceback."""
     try:
-        yield
+        with orderly_end():
+            yield
     except (DataContractError, NotEnoughHistoryError) as error:
         problems.print(escape(str(error)), style="red")
         raise typer.Exit(3) from error
@@ -200,6 +235,8 @@ def _readable_errors() -> Iterator[None]:
     except PipelineError as error:
         problems.print(escape(str(error)), style="red")
         raise typer.Exit(1) from error
+    except Terminated as error:
+        raise typer.Exit(128 + error.number) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
 

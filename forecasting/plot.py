@@ -15,6 +15,7 @@ from forecasting.models import SEASONS_NEEDED, lengths, seasonal_index, smooth_l
 from forecasting.panel import Panel
 
 YEARS_SHOWN = 2
+SEASON_NAMES = {("day", 7): "weekly", ("day", 364): "yearly", ("day", 365): "yearly", ("week", 52): "yearly", ("month", 12): "yearly"}
 PERIODS_A_YEAR = {"day": 365, "week": 52, "month": 12}
 INK, BLUE, PALE, GREY, AMBER = "#1f2937", "#2563eb", "#93c5fd", "#6b7280", "#b45309"
 
@@ -83,11 +84,20 @@ def fan_chart(
         axis.plot(part[c.DATE], part[name], color=GREY if name == "rest" else BLUE, linewidth=1.2)
         if name != "trend":
             axis.axhline(1.0, color=GREY, linewidth=0.6, linestyle=":")
-        axis.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_xlim(axes[0].get_xlim())
+        axis.set_ylabel(_label(name, frequency), rotation=0, ha="right", va="center", fontsize=9)
         _plain(axis)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+def _label(part: str, frequency: str) -> str:
+    """Name of a part on the page: seasons by the length people know, the effect of moving feasts as holidays."""
+    kind, _, length = part.partition("_")
+    if kind == "season":
+        return SEASON_NAMES.get((frequency, int(length)), f"season of {length} {frequency}s")
+    return "holidays" if part == "feasts" else part
 
 
 def _draw_fan(axis: Any, shown: pl.DataFrame, ahead: pl.DataFrame, title: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import BundleError, DataContractError, NotEnoughHistoryError, SourceError, TrainingFailedError, TransientError
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("demo", "run", "validate", "features", "evaluate", "recommend", "report", "audit", "ui", "serve")
+COMMANDS = ("demo", "run", "validate", "features", "forecast", "evaluate", "recommend", "report", "audit", "ui", "serve")
 Invoke = Callable[..., Any]
 
 
@@ -47,7 +47,7 @@ def test_wrong_call_ends_with_2(invoke: Invoke, call: tuple[str, ...]):
     assert invoke(*call).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "features", "evaluate", "report", "audit", "ui", "serve"])
+@pytest.mark.parametrize("command", ["run", "validate", "features", "forecast", "evaluate", "report", "audit", "ui", "serve"])
 def test_parameter_file_that_is_not_there_ends_with_2_and_lists_the_ready_ones(invoke: Invoke, command: str):
     shown = invoke(command, "no_such_file")
     assert shown.exit_code == 2
