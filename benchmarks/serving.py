@@ -547,7 +547,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short runs, without the million items and the 200,000 requests")
     parser.add_argument("--bundle", type=Path, help="trained bundle of 100,000 items; default: the one the pipeline trains")
     given = parser.parse_args()
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.update(DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
     folder = WORK / "models"
     folder.mkdir(parents=True, exist_ok=True)
     trained = Model.of("trained", given.bundle or trained_model())
