@@ -1,10 +1,53 @@
-"""Settings of a run on one machine: stores below the storage root, patience for the first start, no telemetry.
+"""Settings of a run on one machine: stores below the storage root, patience for the first start, no telemetry, and an orderly end.
 
 Read before Prefect is imported. A variable that is already set is left alone, so a server, a worker or a person decides.
 """
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by a signal other than Ctrl-C; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Raise Terminated where a signal would end the process at once.
+
+    Prefect ends its temporary server, and a step its training process, only when this process unwinds. While it does, further signals are ignored.
+    """
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        for other in ENDING_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        raise Terminated(number)
+
+    before = {number: signal.signal(number, unwind) for number in ENDING_SIGNALS}
+    try:
+        yield
+    except Terminated:
+        raise  # further signals stay ignored until the process is gone
+    except BaseException:
+        _restore(before)
+        raise
+    else:
+        _restore(before)
+
+
+def _restore(before: dict[signal.Signals, object]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)  # type: ignore[arg-type]
 
 
 def use_local_stores(storage_root: str, *, verbose: bool = False) -> None:
