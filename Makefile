@@ -7,7 +7,7 @@ QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENAB
 QUICK := not slow and not prefect and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers quick bench bench-serving ui serve clean
+.PHONY: help demo test check lint types layers quick bench bench-forecast bench-serving ui serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -44,6 +44,11 @@ bench: $(STAMP)  ## the short benchmarks; writes benchmarks/results/*.json and d
 	$(BIN)/python -m benchmarks.features --quick
 	$(BIN)/python -m benchmarks.validation --quick
 	$(BIN)/python -m benchmarks.recommender --quick
+	$(BIN)/python -m benchmarks.document
+
+bench-forecast: $(STAMP)  ## forecasts on eight public sets, and what they do for the recommender; hours; goes on where it was stopped
+	$(BIN)/python -m benchmarks.forecast
+	$(BIN)/python -m benchmarks.forecast_help
 	$(BIN)/python -m benchmarks.document
 
 ui: $(STAMP)  ## web pages of Prefect and MLflow over the demo's stores

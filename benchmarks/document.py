@@ -48,18 +48,31 @@ def heading(results: Results) -> str:
 
 
 def forecasts(results: Results) -> str:
-    """Pooled error and its ratio to last year per set and contestant, and whether the set's goal was reached."""
-    lines = ["| set | contestant | MASE | ratio to seasonal naive [95 % interval] | in the 80 % interval |", "|---|---|---|---|---|"]
-    for name, rows in results["tables"].items():
-        for row in rows:
-            ends = f" [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]" if row.get("ratio_low") is not None else ""
-            covered = f"{row['coverage_80']:.1%}" if row.get("coverage_80") is not None else ""
-            lines.append(f"| {name} | {row['contestant']} | {row['mase']:.3f} | {row['ratio']:.3f}{ends} | {covered} |")
-    verdicts = [
-        f"* {name}: {verdict['goal']}: {'reached' if verdict['reached'] else 'not reached'} ({verdict['ratio']:.3f})"
-        for name, verdict in results["verdicts"].items()
+    """Per set and model the pooled error, its ratio to last year and the coverage; goals; then the cost by number of series."""
+    lines = ["| set | model | MASE [95 % interval] | ratio to seasonal naive | in the 80 % interval | in the 95 % interval |", "|---|---|---|---|---|---|"]
+    pooled = [row for row in results["rows"] if (row["origin"], row["list"], row["lead_days"]) == ("all", None, None) and "season" not in row]
+    ratios = [row for row in pooled if row["metric"] == "ratio to seasonal_naive"]
+    sets = list(dict.fromkeys(row["dataset"] for row in ratios))
+    for row in sorted(ratios, key=lambda row: (sets.index(row["dataset"]), row["value"])):
+        found = {one["metric"]: one for one in pooled if (one["dataset"], one["model"]) == (row["dataset"], row["model"])}
+        covered = [f"{found[name]['value']:.1%}" if name in found else "" for name in ("coverage_80", "coverage_95")]
+        cells = [interval([found["mase"]], "value", "ci_low", "ci_high", 3), interval([row], "value", "ci_low", "ci_high", 3), *covered]
+        lines.append(f"| {row['dataset']} | {row['model']} | " + " | ".join(cells) + " |")
+    beside = [row for row in pooled if row["metric"] == "ratio to best single model in hindsight" or row.get("note") == "best own network"]
+    compared = [
+        f"* {row['dataset']}: {row['model']} to {row['other']}{' (best single model in hindsight)' if 'hindsight' in row['metric'] else ''}: "
+        f"{interval([row], 'value', 'ci_low', 'ci_high', 3)}"
+        for row in beside
     ]
-    return "\n".join([*lines, "", *verdicts])
+    goals = [
+        f"* {row['dataset']}: {row['model']}, {row['metric'].removeprefix('goal: ').replace('_', ' ')} {number(row['value'])}, asked {row['goal']}: "
+        f"{'reached' if row['reached'] else '**not reached**'}"
+        for row in results["rows"]
+        if "goal" in row
+    ]
+    costs = [row for row in results["rows"] if row["dataset"].startswith("synthetic")]
+    parts = ["\n".join(lines), "Ratios of pooled MASE [95 % interval]:", "\n".join(compared), "Goals:", "\n".join(goals), measurements({"rows": costs})]
+    return "\n\n".join(part for part in parts if part)
 
 
 def quality(results: Results) -> str:
@@ -150,7 +163,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-SECTIONS: Mapping[str, Callable[[Results], str]] = {"recommender": quality, "recommender_quick": quality, "demo": demo, "forecast": forecasts}
+SECTIONS: Mapping[str, Callable[[Results], str]] = {
+    "recommender": quality,
+    "recommender_quick": quality,
+    "demo": demo,
+    "forecast": forecasts,
+    "forecast_help": quality,
+}
 
 
 if __name__ == "__main__":

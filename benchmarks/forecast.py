@@ -4,22 +4,21 @@
     python -m benchmarks.forecast --quick                 # two small sets, no networks; prints, keeps nothing
     python -m benchmarks.forecast --sets eia_weekly       # some sets only
     python -m benchmarks.forecast --again chosen          # do cells whose name holds this text again
+    python -m benchmarks.forecast --rows                  # measure nothing, write the rows of the cells anew
 
-A cell is one contestant on one set; finished cells are kept, so an interrupted run goes on. At each of five origins everything is chosen and fitted anew
-from what was known then, the choice by its own earlier back-test. `ratio` is the pooled MASE over that of SeasonalNaive (last year) at the same origins,
-its interval a bootstrap over series. Networks are own ones, trained along time in a process of their own; neuralforecast's N-HiTS runs where installed.
+A cell is one contestant on one set; finished cells are kept (benchmarks/results/cells/forecast), so an interrupted run goes on. At each of five origins
+everything is chosen and fitted anew from what was known then, the choice by its own earlier back-test. Networks are own ones, trained along time in a
+process of their own; N-HiTS of neuralforecast runs where its own environment is found (benchmarks/forecast_neuralforecast.py says how to make it).
 """
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks import forecast_neuralforecast
+from benchmarks.forecast_rows import (
+    CHOSEN,
+    FOLDER,
+    NAIVE,
+    NETWORKS,
+    OTHERS_NETWORK,
+    SINGLES,
+    SPEED,
+    Row,
+    keep_cell,
+    read_cells,
+    rows_of_set,
+    rows_of_speed,
+)
 from benchmarks.forecast_sets import SETS, ForecastSet, cutoffs_of
+from benchmarks.machine import ROOT, git_sha, write_results
 from contracts import columns as c
 from contracts.artifacts import content_digest
 from contracts.sections.forecast import ForecastConfig
@@ -42,27 +57,8 @@ from forecasting.panel import KEY
 from lightning_modules.forecasting_job import ForecastJob
 from lightning_modules.jobs import TrainingRequest
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "forecast.json"
 WORK = ROOT / ".perennial" / "benchmarks" / "forecast"
-SINGLES = (
-    "seasonal_naive",
-    "recent_mean",
-    "season_trend",
-    "season_trend_recent",
-    "season_trend_additive",
-    "season_level",
-    "autoregression",
-    "theta",
-    "mstl",
-    "auto_ets",
-)
-NETWORKS = ("gru", "nhits", "rnn")
-GOALS = {"walmart_weekly": 0.75, "eia_weekly": 0.45}
-RESAMPLES = 2_000
-NEURALFORECAST_STEPS = 300  # of 1,024 windows: about twice what one of the own networks sees
 SPEED_CELLS = ("monthly_1000", "weekly_1000", "weekly_10000", "weekly_100000")
-SPEED_GOALS = {"monthly_1000": {"forecast_cpu_seconds": 15.0, "choice_cpu_seconds": 90.0}, "weekly_100000": {"wall_seconds": 600.0, "peak_gib": 4.0}}
 
 
 # ---- one set -------------------------------------------------------------------------------------------------------------
@@ -167,6 +163,7 @@ def chosen_cell(arena: Arena, folder: Path, networks: Sequence[str]) -> dict[str
     seconds = time.process_time() - started
     rows = judged(result.forecasts, arena.panel, arena.set.seasons)
     return {
+        "origins": [str(cutoff) for cutoff in arena.cutoffs],
         "errors": _kept(arena.scaled_errors(arena.table_means(result.forecasts))),
         "cpu_seconds": round(seconds, 1),
         "measures": measure(rows).to_dicts()[0],
@@ -195,39 +192,19 @@ def _chosen(result: ForecastResult) -> dict[str, int]:
     return {f"{level}: {model}": count for level, model, count in used.group_by(c.LEVEL, c.MODEL).len().sort(c.LEVEL, c.MODEL).iter_rows()}
 
 
-def neuralforecast_cell(arena: Arena) -> dict[str, Any]:
-    """N-HiTS of neuralforecast, default settings but for steps, a past of four horizons; only where the package is installed."""
-    try:
-        from neuralforecast import NeuralForecast
-        from neuralforecast.models import NHITS
-    except ImportError:
-        return {"not_run": "neuralforecast is not installed (an optional extra; it needs ray)"}
-    frequency = {"day": "1d", "week": "1w", "month": "1mo"}[arena.set.frequency]
+def neuralforecast_cell(arena: Arena, folder: Path) -> dict[str, Any]:
+    """N-HiTS of neuralforecast; only where its own environment is found."""
+    python = forecast_neuralforecast.interpreter()
+    if python is None:
+        return {"not_run": "neuralforecast is not installed; benchmarks/forecast_neuralforecast.py says how"}
     key = pl.concat_str(KEY, separator="|").alias("unique_id")
-    parts = []
-    started = time.process_time()
-    for cutoff in arena.cutoffs:
-        history = arena.demand.filter(pl.col(c.DATE) < cutoff).select(key, pl.col(c.DATE).alias("ds"), pl.col(c.UNITS).alias("y"))
-        model = NHITS(
-            h=arena.set.horizon,
-            input_size=4 * arena.set.horizon,
-            max_steps=NEURALFORECAST_STEPS,
-            start_padding_enabled=True,
-            accelerator="cpu",
-            enable_progress_bar=False,
-        )
-        learner = NeuralForecast(models=[model], freq=frequency)
-        learner.fit(history, verbose=False)
-        ahead = learner.predict(verbose=False)
-        parts.append(
-            ahead.select(
-                pl.col("unique_id").str.split("|").list.to_struct(fields=list(KEY)).struct.unnest(),
-                pl.col("ds").cast(pl.Date).alias(c.DATE),
-                pl.col("NHITS").alias(c.MEAN),
-                pl.lit(cutoff).alias(c.CUTOFF),
-            )
-        )
-    return {"errors": _kept(arena.scaled_errors(arena.table_means(pl.concat(parts)))), "cpu_seconds": round(time.process_time() - started, 1)}
+    series = arena.demand.select(key, pl.col(c.DATE).alias("ds"), pl.col(c.UNITS).alias("y"))
+    history = pl.concat(series.filter(pl.col("ds") < cutoff).select(pl.lit(cutoff).alias(c.CUTOFF), pl.all()) for cutoff in arena.cutoffs)
+    table, seconds = forecast_neuralforecast.ask(folder, history, horizon=arena.set.horizon, frequency=arena.set.frequency, python=python)
+    ours = table.select(
+        c.CUTOFF, pl.col("unique_id").str.split("|").list.to_struct(fields=list(KEY)).struct.unnest(), pl.col("ds").alias(c.DATE), pl.col("mean").alias(c.MEAN)
+    )
+    return {"errors": _kept(arena.scaled_errors(arena.table_means(ours))), "cpu_seconds": seconds}
 
 
 def _kept(errors: np.ndarray) -> list[list[float | None]]:
@@ -301,135 +278,53 @@ def synthetic_demand(frequency: str, number: int) -> tuple[pl.LazyFrame, Forecas
 # ---- results -------------------------------------------------------------------------------------------------------------
 
 
-def summary(cells: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Rows of one set: contestant, MASE, ratio to SeasonalNaive with its interval, coverage, seconds."""
-    naive = _errors(cells.get(f"{name}/seasonal_naive"))
-    rows = []
-    for key, cell in cells.items():
-        errors = _errors(cell) if key.startswith(f"{name}/") else None
-        if naive is None or errors is None:
-            continue
-        ratio, low, high = ratio_interval(errors, naive)
-        measured = cell.get("measures", {})
-        rows.append(
-            {
-                "contestant": key.split("/")[1],
-                "mase": round(float(np.nanmean(errors)), 4),
-                "ratio": round(ratio, 4),
-                "ratio_low": round(low, 4),
-                "ratio_high": round(high, 4),
-                "coverage_80": measured.get("coverage_80"),
-                "coverage_95": measured.get("coverage_95"),
-                "cpu_seconds": cell.get("cpu_seconds"),
-            }
-        )
-    return sorted(rows, key=lambda row: row["ratio"])
-
-
-def ratio_interval(errors: np.ndarray, naive: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of the pooled scaled errors [O, S], and the 2.5 and 97.5 % points of a bootstrap over series."""
-    usable = np.isfinite(errors) & np.isfinite(naive)
-    ours, theirs = np.where(usable, errors, 0.0).sum(0), np.where(usable, naive, 0.0).sum(0)
-    random = np.random.default_rng(0)
-    drawn = random.integers(len(ours), size=(RESAMPLES, len(ours)))
-    ratios = ours[drawn].sum(1) / np.maximum(theirs[drawn].sum(1), 1e-12)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(ours.sum() / theirs.sum()), float(low), float(high)
-
-
-def _errors(cell: dict[str, Any] | None) -> np.ndarray | None:
-    return np.array(cell["errors"], dtype=float) if cell and "errors" in cell else None
-
-
-def verdict(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether the chosen forecast reaches its goal on a set, and how it stands beside the best single model in hindsight."""
-    chosen = next((row for row in rows if row["contestant"] == "chosen"), None)
-    singles = [row for row in rows if row["contestant"] in SINGLES]
-    networks = [row for row in rows if row["contestant"] in NETWORKS]
-    if chosen is None or not singles:
-        return {}
-    goal = GOALS.get(name)
-    reached = chosen["ratio"] <= goal if goal else chosen["ratio"] <= 1.0 and chosen["ratio_high"] <= 1.02
-    return {
-        "goal": f"ratio at most {goal}" if goal else "ratio at most 1.00, upper end at most 1.02",
-        "reached": bool(reached),
-        "ratio": chosen["ratio"],
-        "best_single_in_hindsight": singles[0]["contestant"],
-        "ratio_to_best_single": round(chosen["mase"] / singles[0]["mase"], 4),
-        "best_own_network": networks[0]["contestant"] if networks else None,
-        "coverage_80": chosen["coverage_80"],
-        "coverage_80_reached": chosen["coverage_80"] is not None and 0.75 <= chosen["coverage_80"] <= 0.85,
-    }
-
-
-def plan(names: Sequence[str], *, networks: Sequence[str], singles: Sequence[str]) -> list[tuple[str, Callable[[Arena, Path], dict[str, Any]]]]:
-    """Cells in the order they are done: cheap ones of every set first, then networks, then what the pipeline chooses with them."""
-    cells: list[tuple[str, Callable[[Arena, Path], dict[str, Any]]]] = []
+def plan(names: Sequence[str], *, networks: Sequence[str], singles: Sequence[str]) -> list[tuple[str, str, Callable[[Arena, Path], dict[str, Any]]]]:
+    """(set, contestant, work) in the order they are done: cheap ones of every set first, then networks, then what the pipeline chooses with them."""
+    cells: list[tuple[str, str, Callable[[Arena, Path], dict[str, Any]]]] = []
     for name in names:
-        cells += [(f"{name}/{model}", lambda arena, _, model=model: single_cell(arena, model)) for model in singles]
-        cells += [(f"{name}/{network}", lambda arena, folder, network=network: network_cell(arena, network, folder)) for network in networks]
-        cells.append((f"{name}/chosen", lambda arena, folder: chosen_cell(arena, folder, networks)))
+        cells += [(name, model, lambda arena, _, model=model: single_cell(arena, model)) for model in singles]
+        cells += [(name, network, lambda arena, folder, network=network: network_cell(arena, network, folder)) for network in networks]
+        cells.append((name, CHOSEN, lambda arena, folder: chosen_cell(arena, folder, networks)))
         if networks:
-            cells.append((f"{name}/neuralforecast_nhits", lambda arena, _: neuralforecast_cell(arena)))
+            cells.append((name, OTHERS_NETWORK, neuralforecast_cell))
     return cells
 
 
-def run(names: Sequence[str], *, quick: bool, again: str | None, speed: bool) -> dict[str, Any]:
-    """Do the cells that are missing and write the results after each."""
+def run(names: Sequence[str], *, quick: bool, again: str | None, speed: bool) -> list[Row]:
+    """Do the cells that are missing, keep each, and write the rows of all."""
     networks, singles = ((), SINGLES[:7]) if quick else (NETWORKS, SINGLES)
+    folder = WORK / "quick_cells" if quick else FOLDER
+    if quick:
+        shutil.rmtree(folder, ignore_errors=True)
+    kept = read_cells(folder)
     arenas: dict[str, Arena] = {}
-    mine: dict[str, Any] = {}
-    kept = {} if quick else _kept_cells()
-    for key, work in plan(names, networks=networks, singles=singles):
-        if _is_done(kept.get(key)) and not (again and again in key):
+    for name, contestant, work in plan(names, networks=networks, singles=singles):
+        if _is_done(kept.get(name, {}).get(contestant)) and not (again and again in f"{name}/{contestant}"):
             continue
-        name, contestant = key.split("/")
-        print(f"{datetime.now(UTC):%H:%M:%S} {key}", flush=True)
+        print(f"{datetime.now(UTC):%H:%M:%S} {name}/{contestant}", flush=True)
         arena = arenas.setdefault(name, Arena(SETS[name]))
-        mine[key] = work(arena, WORK / name / contestant)
-        _write(mine, quick=quick)
+        keep_cell(name, contestant, {**_made(), **work(arena, WORK / name / contestant)}, folder)
     for key in SPEED_CELLS if speed and not quick else ():
-        if f"speed/{key}" not in kept or (again and again in f"speed/{key}"):
-            print(f"{datetime.now(UTC):%H:%M:%S} speed/{key}", flush=True)
-            mine[f"speed/{key}"] = speed_cell(key)
-            _write(mine, quick=quick)
-    return _write(mine, quick=quick)
+        if key not in kept.get(SPEED, {}) or (again and again in f"{SPEED}/{key}"):
+            print(f"{datetime.now(UTC):%H:%M:%S} {SPEED}/{key}", flush=True)
+            keep_cell(SPEED, key, {**_made(), **speed_cell(key)})
+    return all_rows(folder)
 
 
-def _kept_cells() -> dict[str, Any]:
-    """Cells of the results file, in the order of the plan."""
-    return json.loads(RESULTS.read_text())["cells"] if RESULTS.exists() else {}
+def all_rows(folder: Path = FOLDER) -> list[Row]:
+    """Rows of every set that has cells, in the order of the sets, then of the speed."""
+    cells = read_cells(folder)
+    rows = [row for name, one in SETS.items() if name in cells for row in rows_of_set(name, one.frequency, cells[name])]
+    return rows + rows_of_speed(cells.get(SPEED, {}))
 
 
-def _is_done(cell: dict[str, Any] | None) -> bool:
+def _made() -> dict[str, str]:
+    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "git_sha": git_sha()}
+
+
+def _is_done(cell: Mapping[str, Any] | None) -> bool:
     """Whether a cell holds figures; one that could not run is tried again."""
     return cell is not None and "not_run" not in cell
-
-
-def _write(mine: dict[str, Any], *, quick: bool) -> dict[str, Any]:
-    """The results with this process's cells in place of older ones; cells another process has written meanwhile stay."""
-    cells = mine if quick else {**_kept_cells(), **mine}
-    tables = {name: rows for name in SETS if (rows := summary(cells, name))}
-    document = {
-        "what": "Rolling-origin forecasts; MASE pooled over series and five origins, ratio to SeasonalNaive (last year).",
-        "made": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "note": "CPU seconds of one thread; other work ran beside it"},
-        "schemes": {
-            one.name: {"frequency": one.frequency, "horizon": one.horizon, "origins": one.num_origins, "every": one.every, "seasons": one.seasons}
-            for one in SETS.values()
-        },
-        "tables": tables,
-        "verdicts": {name: verdict(name, rows) for name, rows in tables.items()},
-        "speed": {key.split("/")[1]: cell for key, cell in cells.items() if key.startswith("speed/")},
-        "speed_goals": SPEED_GOALS,
-        "cells": cells,
-    }
-    if not quick:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        draft = RESULTS.with_suffix(".part")
-        draft.write_text(json.dumps(document, indent=1, default=str))
-        draft.replace(RESULTS)
-    return document
 
 
 def main() -> None:
@@ -439,17 +334,19 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=sorted(SETS), default=None)
     parser.add_argument("--again", default=None)
     parser.add_argument("--no-speed", action="store_true")
+    parser.add_argument("--rows", action="store_true", help="measure nothing: write the rows of the cells that are there")
     parser.add_argument("--speed", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.speed:
         print(json.dumps(measure_speed(given.speed)))
         return
     names = given.sets or (["walmart_weekly", "au_tourism_monthly"] if given.quick else list(SETS))
-    document = run(names, quick=given.quick, again=given.again, speed=not given.no_speed)
-    with pl.Config(tbl_rows=100, tbl_width_chars=160, tbl_formatting="ASCII_MARKDOWN", tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True):
-        for name in names:
-            print(f"\n{name}: {json.dumps(document['verdicts'].get(name, {}))}")
-            print(pl.DataFrame(document["tables"].get(name, [])))
+    rows = all_rows() if given.rows else run(names, quick=given.quick, again=given.again, speed=not given.no_speed)
+    if not given.quick:
+        write_results("forecast", command="python -m benchmarks.forecast", rows=rows)
+    shown = [row for row in rows if row["dataset"] in names and row["metric"] == f"ratio to {NAIVE}"]
+    for row in sorted(shown, key=lambda row: (names.index(row["dataset"]), row["value"])):
+        print(f"{row['dataset']:24} {row['model']:34} {row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]")
 
 
 if __name__ == "__main__":

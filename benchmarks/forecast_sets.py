@@ -1,6 +1,7 @@
 """The series the forecasts are measured on, as demand rows (level, id, region, date, units), each with its horizon, seasons and rolling origins."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("PERENNIAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))  # four of the sets lie here
 MONDAY = 1
 
 
