@@ -20,6 +20,7 @@ class Measures:
         self.waiting = Gauge("perennial_waiting", "Requests waiting for the scoring thread.", registry=self.registry)
         self.unknown_users = Counter("perennial_unknown_users", "Lists for users the model does not know.", registry=self.registry)
         self.unknown_items = Counter("perennial_unknown_items", "Items of events the model does not know.", registry=self.registry)
+        self.sessions_missed = Counter("perennial_sessions_missed", "Lists made without the session, its store being away.", registry=self.registry)
         self.feedback = Counter("perennial_feedback", "Rewards received.", registry=self.registry)
         self.swaps = Gauge("perennial_model_swaps", "Changes of the champion since start.", registry=self.registry)
         self.refused = Gauge("perennial_models_refused", "Versions refused since start.", registry=self.registry)

@@ -7,10 +7,12 @@ for a limited time and forget users who stay away.
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from contracts.errors import TransientError
 from serving.answers import Event
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class InProcessStore:
 
 
 class RedisStore:
-    """One Redis list per user, shared by all workers; Redis drops it when its time is over."""
+    """One Redis list per user, shared by all workers; Redis drops it when its time is over. Raises TransientError where Redis does not answer."""
 
     def __init__(self, client: "Redis", *, max_events: int = 200, keep_seconds: float = 7 * 86_400, prefix: str = "perennial:events:") -> None:
         self._client, self._max_events, self._keep_seconds, self._prefix = client, max_events, keep_seconds, prefix
@@ -88,7 +90,7 @@ class RedisStore:
         if not events:
             return
         key = self._prefix + user_id
-        async with self._client.pipeline(transaction=True) as pipe:
+        async with _faults(), self._client.pipeline(transaction=True) as pipe:
             pipe.rpush(key, *(json.dumps([event.item_id, event.event_time.isoformat(), event.event_type]) for event in events))
             pipe.ltrim(key, -self._max_events, -1)
             pipe.pexpire(key, int(self._keep_seconds * 1000))
@@ -96,13 +98,25 @@ class RedisStore:
 
     async def events(self, user_id: str) -> tuple[Event, ...]:
         """Events of a user, newest last."""
-        rows = [json.loads(row) for row in await self._client.lrange(self._prefix + user_id, 0, -1)]
+        async with _faults():
+            rows = [json.loads(row) for row in await self._client.lrange(self._prefix + user_id, 0, -1)]
         return tuple(Event(item_id, datetime.fromisoformat(time), event_type) for item_id, time, event_type in rows)
 
     async def forget(self, user_id: str) -> None:
         """Drop everything of a user."""
-        await self._client.delete(self._prefix + user_id)
+        async with _faults():
+            await self._client.delete(self._prefix + user_id)
 
     async def close(self) -> None:
         """Give connections back."""
         await self._client.aclose()
+
+
+@asynccontextmanager
+async def _faults() -> AsyncIterator[None]:
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise TransientError(f"the store of sessions does not answer: {error}", step="serve") from error

@@ -27,7 +27,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import APIKeyHeader
 
 from contracts import columns as c
-from contracts.errors import BundleError
+from contracts.errors import BundleError, TransientError
 from contracts.tables import quantile_column
 from serving import schemas as s
 from serving.answers import Ask, Event, RankedList
@@ -162,7 +162,7 @@ class Service:
         """The request as the model takes it, its session read, and the number of unknown items in it."""
         user = self.hidden(body.user_id) if body.user_id is not None else None
         given, num_unknown = self.events(body.events, model)
-        stored = await self.store.events(user) if user is not None else ()
+        stored = await self.session(user) if user is not None else ()
         excluded = tuple(item for item in body.exclude if model.knows(item))
         if user is None or not model.knows_user(user):
             self.measures.unknown_users.inc()
@@ -177,6 +177,15 @@ class Service:
             category=body.category,
         )
         return ask, num_unknown + len(body.exclude) - len(excluded)
+
+    async def session(self, user: str) -> tuple[Event, ...]:
+        """Stored events of a user; none, noted and counted, while the store is away: a list without the session is better than no list."""
+        try:
+            return await self.store.events(user)
+        except TransientError as error:
+            self.measures.sessions_missed.inc()
+            logger.warning("%s; answering without the session", error)
+            return ()
 
     def note(self, request_id: str, ask: Ask, shown: Shown, version: str) -> None:
         """Log what is shown."""
@@ -408,6 +417,10 @@ def _add_problems(app: FastAPI) -> None:
     @app.exception_handler(ValueError)
     async def wrong(_: Request, error: ValueError) -> JSONResponse:
         return JSONResponse({"detail": str(error)[:500]}, status_code=422)
+
+    @app.exception_handler(TransientError)
+    async def away(_: Request, error: TransientError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)[:500]}, status_code=503, headers={"Retry-After": "2"})
 
     @app.exception_handler(OverloadedError)
     async def overloaded(_: Request, error: OverloadedError) -> JSONResponse:

@@ -1,5 +1,8 @@
 """One small shop for all tests of the service, and a running application around it."""
 
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -39,6 +42,27 @@ def client(shop_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with TestClient(create_app(settings, now=lambda: NOW, seed=0)) as found:
         wait_until_ready(found)
         yield found
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Redis server over an empty store."""
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder: Path = tmp_path_factory.mktemp("redis")
+    with subprocess.Popen([server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)], stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}/0"
+        process.terminate()
 
 
 def wait_until_ready(client: TestClient, seconds: float = 10) -> None:

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from features.vocabulary import grow_vocabulary
+from serving.compression import compress_bundle
 from serving.recommender import Recommender
 from serving.registered_model import BUNDLE, INPUT_EXAMPLE, PIP_REQUIREMENTS, PYFUNC_FILE
 from serving.service import create_app
@@ -44,9 +45,14 @@ def large_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:mlflow")
-def test_a_thousand_users_get_the_same_list_three_ways(large_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["full precision", "int8"])
+def test_a_thousand_users_get_the_same_list_three_ways(large_bundle: Path, tmp_path: Path, form: str) -> None:
+    """The registered artifact may be a smaller form: it is one and the same for the three."""
     import mlflow
 
+    if form != "full precision":
+        compress_bundle(large_bundle, tmp_path / "bundle", form=form)
+        large_bundle = tmp_path / "bundle"
     recommender = Recommender.load(large_bundle)
     users = [f"user {number:04d}" for number in range(NUM_USERS)]
     before = mlflow.get_tracking_uri()

@@ -1,16 +1,12 @@
 """Both stores keep the newest events of a user for a while: the same tests for both."""
 
 import asyncio
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
+from contracts.errors import TransientError
 from serving.answers import Event
 from serving.online_store import InProcessStore, OnlineStore, RedisStore
 
@@ -18,26 +14,6 @@ START = datetime(2024, 7, 4, 9, 0, tzinfo=UTC)
 EVENTS = [Event(f"i{number}", START + timedelta(seconds=number), "view" if number % 2 else None) for number in range(8)]
 
 Make = Callable[..., OnlineStore]
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder: Path = tmp_path_factory.mktemp("redis")
-    with subprocess.Popen([server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)], stdout=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
-        process.terminate()
 
 
 @pytest.fixture(params=["in process", "redis"])
@@ -96,6 +72,17 @@ def test_a_user_can_be_forgotten(make: Make) -> None:
         return await store.events("ann"), await store.events("bob")
 
     assert run(make, use) == ((), (EVENTS[0],))
+
+
+def test_a_redis_that_does_not_answer_is_said_to_be_away() -> None:
+    async def use() -> None:
+        store = RedisStore.connect("redis://127.0.0.1:9/0")
+        for call in (store.events("ann"), store.append("ann", EVENTS), store.forget("ann")):
+            with pytest.raises(TransientError, match="the store of sessions does not answer"):
+                await call
+        await store.close()
+
+    asyncio.run(use())
 
 
 def test_memory_of_the_in_process_store_is_bounded() -> None:

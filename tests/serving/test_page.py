@@ -10,14 +10,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import uvicorn
 
-from serving.recommender import Recommender
 from serving.service import create_app
 from serving.settings import ServiceSettings
+from tests.serving.shelf_registry import ShelfRegistry
 from tests.serving.small_shop import write_shop
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -216,23 +216,12 @@ def test_champion_and_challenger_stand_side_by_side(browser: Any, shop_bundle: P
     """Another server with two versions: the button appears, and each column is the list of its own model."""
     from selenium.webdriver.common.by import By
 
-    class TwoModels:
-        model_name = "shop"
-        bundles: Final = {"1": shop_bundle, "2": write_shop(tmp_path / "other", seed=1)}
-
-        def number_at(self, alias: str) -> str:
-            return {"champion": "1", "challenger": "2"}[alias]
-
-        def load(self, number: str, *, threads: int) -> Recommender:
-            return Recommender.load(self.bundles[number], version=number, threads=threads)
-
-        def cached_versions(self) -> list[str]:
-            return []
-
+    registry = ShelfRegistry({"1": shop_bundle, "2": write_shop(tmp_path / "other", seed=1)})
+    registry.aliases["challenger"] = "2"
     settings = ServiceSettings(tracking_uri="none", cache=tmp_path / "cache", log_folder=None, browse_users=True, warm_year=False)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(settings, registry=TwoModels()), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(create_app(settings, registry=registry), log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         before, address = browser.current_url, f"http://127.0.0.1:{listening.getsockname()[1]}"

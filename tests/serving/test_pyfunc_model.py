@@ -14,6 +14,7 @@ from contracts.errors import BundleError, TransientError
 from features.vocabulary import grow_vocabulary
 from serving.recommender import Recommender
 from serving.registered_model import BUNDLE, CODE_PATHS, INPUT_EXAMPLE, PIP_REQUIREMENTS, PYFUNC_FILE
+from serving.served_models import ServedModels
 from tests.serving.hand_made import events, write_networks, write_small_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:mlflow")]
@@ -106,6 +107,10 @@ def test_the_registry_loads_an_alias_once_and_then_without_mlflow(tracking_uri: 
     assert offline.load("1").ref.digest == loaded.ref.digest
     with pytest.raises(TransientError, match="MLflow does not answer"):
         offline.version_at("champion")
+    models = ServedModels(offline, alias="champion", challenger_alias="challenger", cache=tmp_path / "cache", threads=1, today=lambda: date(2024, 7, 4))
+    models.start()
+    assert models.champion is not None
+    assert (models.champion.version, models.registry_answers) == ("1", False)
 
 
 def test_a_missing_alias_is_named(tracking_uri: str, tmp_path: Path) -> None:

@@ -2,24 +2,31 @@
 
 import asyncio
 import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
-from serving.answers import Ask
+from serving.answers import Ask, answer_all
 from serving.batching import OverloadedError, Scorer
 from serving.recommender import Recommender
 from serving.service import create_app
 from serving.settings import ServiceSettings
 from sources.mapping import hash_ids, hash_key
 from tests.serving.conftest import NOW, wait_until_ready
-from tests.serving.small_shop import USERS
+from tests.serving.shelf_registry import ShelfRegistry
+from tests.serving.small_shop import USERS, write_shop
 
 TODAY = NOW.date().isoformat()
 
@@ -296,3 +303,101 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     assert "k" not in repr(found.api_key)
     with pytest.raises(ValidationError, match="nothing to serve: give PERENNIAL_TRACKING_URI"):
         ServiceSettings.from_environment({})
+
+
+def test_two_workers_share_sessions_through_redis(settings: ServiceSettings, redis_url: str) -> None:
+    shared = settings.model_copy(update={"redis_url": redis_url})
+    body = {"user_id": "somebody in redis", "date": "2024-12-05"}
+    with TestClient(create_app(shared, now=lambda: NOW)) as first, TestClient(create_app(shared, now=lambda: NOW)) as second:
+        wait_until_ready(first)
+        wait_until_ready(second)
+        before = second.post("/recommend", json=body).json()["items"]
+        assert first.post("/events", json={"user_id": body["user_id"], "events": [{"item_id": "i35", "event_type": "purchase"}]}).status_code == 200
+        after = second.post("/recommend", json=body).json()["items"]
+    assert {item["taste"] for item in before} == {0.0}
+    assert any(item["taste"] != 0 for item in after)
+
+
+def test_without_its_store_of_sessions_the_service_still_makes_lists(settings: ServiceSettings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"}), now=lambda: NOW)) as client:
+        wait_until_ready(client)
+        assert len(client.post("/recommend", json={"user_id": "u01"}).json()["items"]) == 10
+        refused = client.post("/events", json={"user_id": "u01", "events": [{"item_id": "i35"}]})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+        assert "the store of sessions does not answer" in refused.json()["detail"]
+        assert "perennial_sessions_missed_total 1.0" in client.get("/metrics").text
+
+
+def test_a_request_that_waits_too_long_is_given_up(shop: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.batching.answer_all", lambda *_: time.sleep(0.3))
+
+    async def late() -> None:
+        scorer = Scorer(max_waiting=3, max_together=2)
+        with pytest.raises(OverloadedError, match=r"no answer within 0.05 s"):
+            await scorer.answer(Ask(date(2024, 7, 4), "u01"), shop, timeout_seconds=0.05)
+        scorer.close()
+
+    asyncio.run(late())
+
+
+def test_requests_in_flight_are_finished_on_the_way_down(settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop while a list is being made, the server answers it, writes its impressions, and only then ends."""
+    is_asked = threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        is_asked.set()
+        time.sleep(0.4)
+        return answer_all(*arguments)
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(create_app(settings, now=lambda: NOW), log_level="error", timeout_graceful_shutdown=30))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        with httpx.Client(base_url=address) as client:
+            end = time.monotonic() + 20
+            while not server.started or client.get("/readyz").status_code != 200:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            monkeypatch.setattr("serving.batching.answer_all", slowly)
+            with ThreadPoolExecutor(1) as asking:
+                answer = asking.submit(client.post, "/recommend", json={"user_id": "u01"})
+                assert is_asked.wait(5)
+                server.should_exit = True
+                assert answer.result(10).status_code == 200
+        thread.join(20)
+        assert not thread.is_alive()
+    assert settings.log_folder is not None
+    assert pl.read_parquet(settings.log_folder / "impressions/**/*.parquet", hive_partitioning=False).height == 10
+
+
+def test_the_promotion_event_brings_the_new_champion_without_losing_a_request(settings: ServiceSettings, shop_bundle: Path, tmp_path: Path) -> None:
+    """Readers ask without pause while the alias moves twice; `POST /refresh` is all the service is told, and every answer is a list."""
+    registry = ShelfRegistry({"1": shop_bundle, "2": write_shop(tmp_path / "other", seed=1)})
+    with TestClient(create_app(settings.model_copy(update={"poll_seconds": 3600.0}), registry=registry, now=lambda: NOW)) as client:
+        wait_until_ready(client)
+        answers: list[tuple[int, str]] = []
+        is_done = threading.Event()
+
+        def read() -> None:
+            while not is_done.is_set():
+                answer = client.post("/recommend", json={"user_id": "u01"})
+                answers.append((answer.status_code, answer.json().get("model_version", "")))
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for number in ("2", "1"):
+            registry.aliases["champion"] = number
+            assert client.post("/refresh").status_code == 202
+            end = time.monotonic() + 20
+            while client.get("/readyz").json()["model_version"] != number:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        is_done.set()
+        for reader in readers:
+            reader.join()
+        assert {status for status, _ in answers} == {200}
+        assert {version for _, version in answers} == {"1", "2"}
+        assert "perennial_model_swaps 2.0" in client.get("/metrics").text
