@@ -140,6 +140,15 @@ def log_child(client: MlflowClient, parent_id: str, child: ChildRun) -> str:
     return str(run_id)
 
 
+def child_of(client: MlflowClient, parent_id: str, name: str) -> str | None:
+    """Id of the parent's child run of this name, if there is one."""
+    with registry_faults():
+        experiment_id = client.get_run(parent_id).info.experiment_id
+        query = f"tags.`mlflow.parentRunId` = '{parent_id}' and tags.`mlflow.runName` = '{name}'"
+        found = client.search_runs([experiment_id], filter_string=query, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
 def log_data_sets(client: MlflowClient, run_id: str, tables: Sequence[TableRef]) -> None:
     """Tie stored tables, by name and digest, to a run as its inputs."""
     from mlflow.entities import DatasetInput

@@ -15,18 +15,20 @@ from contracts.config import PipelineConfig
 from contracts.sections.forecast import ForecastConfig
 from evaluation.gates import PromotionDecision
 from evaluation.report import DataQuality, PageData, ReportData, render_forecast_report, render_report
+from evaluation.report_figures import draw_figures
 from evaluation.report_panels import Example, ForecastPanel, LevelError, example_of, forecast_panel, level_errors, season_heat_map
 from evaluation.results import SeasonLift
 from forecasting.against_last_year import error_against_last_year
 from serving.recommender import Recommender
 from tasks.evaluate import read_evaluation
 from tasks.examples import example_dates, example_user, item_titles
-from tasks.registry import ChildRun, connect, log_to_run, run_of_version
+from tasks.registry import ChildRun, child_of, connect, log_to_run, run_of_version
 from tasks.reuse import run_each_time
-from tasks.store import Store, read_table, write_text
+from tasks.store import Store, fresh_folder, read_table, write_text
 
 NUM_FORECAST_PANELS = 4
 REPORT_NAME = "report.html"
+FIGURES = "figures"
 NEGATIVE_CONTROL_NAME = "negative_control.json"
 
 
@@ -43,7 +45,7 @@ def write_report(
     version: RegisteredVersion,
     promotion: PromotionOutcome,
 ) -> str:
-    """Render the page, keep it with the store and with the MLflow run, and link it from Prefect. Returns its path."""
+    """Render the page, keep it with the store and with the MLflow run (its main figures as pictures too), and link it from Prefect. Returns its path."""
     recommender = Recommender.load(bundles.final.path)
     data = ReportData(
         **_shared(config, ingested, validated, features, forecasts),
@@ -61,6 +63,10 @@ def write_report(
             "seed": str(config.seed),
         },
     )
+    client = connect(config.registry, store.storage_root)
+    folder = fresh_folder(Path(store.root) / FIGURES)
+    draw_figures(data.evaluation, data.heat_maps, data.forecasts, folder)
+    log_to_run(client, child_of(client, version.run_id, "evaluation") or version.run_id, ChildRun("figures", artifacts=[folder]))
     return _keep(render_report(data), version.run_id, config, store)
 
 

@@ -113,6 +113,8 @@ class TestMlflow:
         assert "data_docs/index.html" in listed("data", "data_docs")
         assert {"config.json", "report.html", "golden_requests.json"} <= listed("parent")
         assert "evaluation.json" in listed("evaluation")
+        drawn = {f"figures/{name}.png" for name in ("leads_again", "leads_discover", "heat_map_demand_by_category_and_week", "forecast_total")}
+        assert drawn <= listed("evaluation", "figures")
         kept = Path(registry.download_artifacts(runs["parent"].info.run_id, "config.json", str(tmp_path))).read_text(encoding="utf-8")
         assert type(tiny.config).model_validate_json(kept) == tiny.config
 
