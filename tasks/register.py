@@ -56,7 +56,7 @@ def register(
     registry = config.registry
     client = connect(registry, store.storage_root)
     result = read_evaluation(evaluation.path)
-    commit = _git_sha()
+    commit = git_sha()
     parent = start_parent(
         client,
         registry.experiment,
@@ -239,7 +239,7 @@ def _flat(section: object, prefix: str = "") -> dict[str, str]:
     return {key: text for name, value in values.items() for key, text in _flat(value, f"{prefix}.{name}" if prefix else str(name)).items()}
 
 
-def _git_sha() -> str:
+def git_sha() -> str:
     """Commit of the code, `unknown` outside a checkout."""
     found = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=CODE_ROOT, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"
