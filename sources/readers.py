@@ -196,6 +196,7 @@ def _no_such_file(address: str, beside: Sequence[str] | None) -> str:
 def _find_remote(address: str, file_format: str) -> list[Located]:
     with _remote_errors(address):
         filesystem, path = fsspec.core.url_to_fs(address)
+        filesystem.invalidate_cache()  # an object store keeps its listings, and a worker that lives long would not see new files
         if address.startswith(("http://", "https://")):
             return [Located(PurePosixPath(unquote(urlsplit(address).path)).name or urlsplit(address).netloc, path, (), filesystem)]
         if glob.has_magic(path):
