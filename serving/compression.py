@@ -24,6 +24,7 @@ from serving.item_tables import CENTROIDS_SUFFIX, SCALE_SUFFIX, compact, quantis
 
 FORM: Final = "item_tables"
 FORMS: Final = {"int8": "taste int8, linear float16, encoder items int8", "pq": "taste 16 bytes an item, linear float16, encoder items int8"}
+LARGE_CATALOGUE: Final = 1_000_000
 MAX_LOSS: Final = 0.01
 LEAST_ROWS: Final = 256
 
@@ -36,6 +37,11 @@ class Form:
     size_bytes: int
     latency_ms: float
     quality: Mapping[str, float]
+
+
+def forms_for(num_items: int) -> tuple[str, ...]:
+    """Forms worth trying for a catalogue: product quantisation only where the item table is what weighs."""
+    return tuple(FORMS) if num_items >= LARGE_CATALOGUE else ("int8",)
 
 
 def choose_form(forms: Sequence[Form], *, max_loss: float = MAX_LOSS) -> Form:

@@ -483,7 +483,7 @@ def _explained(model: Recommender, ask: Ask, found: RankedList) -> tuple[list[Ex
     explanations = explain(model, ask, found)
     strongest = max((because for explanation in explanations for because in explanation.because), key=lambda because: because.drop, default=None)
     other: Counterfactual | None = counterfactual(model, ask, found, strongest.item_id) if strongest else None
-    if other is None:
+    if other is None or not other.gone:
         return explanations, None
     return explanations, {"without": other.without, "without_title": model.title_of(other.without), "gone": other.gone, "instead": other.instead}
 
