@@ -1,5 +1,6 @@
 """Deployments of one pipeline: variables from its parameter file, a work pool, then deployments/prefect.yaml as it stands."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from contracts.config import PipelineConfig
+from contracts.config import PRESETS, PipelineConfig
 from contracts.errors import PipelineError
 from flows.local_installation import WORK_POOL, make_work_pool
 from flows.schedules import season_rrule
@@ -25,7 +26,7 @@ def variables(config: PipelineConfig, *, work_pool: str = WORK_POOL, environment
     tracking_uri = config.registry.tracking_uri or environment.get("MLFLOW_TRACKING_URI") or local_tracking_uri(storage_root)
     placed = config.model_copy(update={"storage_root": storage_root, "registry": config.registry.model_copy(update={"tracking_uri": tracking_uri})})
     return {
-        "perennial_parameters": placed.model_dump(mode="json"),
+        "perennial_parameters": own_values(placed),
         "perennial_season_rrule": season_rrule(config),
         "perennial_work_pool": work_pool,
         "perennial_code_folder": str(CODE_ROOT) if work_pool.endswith("process") else IMAGE_FOLDER,
@@ -33,6 +34,18 @@ def variables(config: PipelineConfig, *, work_pool: str = WORK_POOL, environment
         "perennial_storage_root": storage_root,
         "perennial_tracking_uri": tracking_uri,
     }
+
+
+def own_values(config: PipelineConfig) -> dict[str, Any]:
+    """What a configuration says beyond its preset and the defaults: another vertical chosen in the form then brings its own preset along."""
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    for section, preset in json.loads(json.dumps(PRESETS[config.vertical])).items():
+        kept = {key: value for key, value in values.get(section, {}).items() if preset.get(key, ...) != value}
+        defaults = type(getattr(config, section))().model_dump(mode="json")
+        # a value of the preset that was set back to the default must be said
+        kept |= {key: defaults[key] for key in preset if key not in values.get(section, {}) and preset[key] != defaults[key]}
+        values = {**values, section: kept} if kept else {key: value for key, value in values.items() if key != section}
+    return {"name": config.name, "vertical": config.vertical, **{key: value for key, value in values.items() if key not in ("name", "vertical")}}
 
 
 def deploy(config: PipelineConfig, *, work_pool: str = WORK_POOL, environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.sections.base import Section
+from contracts.sections.base import BY_VERTICAL, Section
 
 ListName = Literal["again", "discover"]
 
@@ -19,8 +19,10 @@ class EvaluationConfig(Section):
         None
     )
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads, days.")] = (0, 28)
-    horizon_days: Annotated[int, Field(ge=1, le=366, description="Length of the window, days.")] = 28
-    lists: Annotated[tuple[ListName, ...], Field(min_length=1, description="again: anything; discover: only what is new to the user.")] = ("again", "discover")
+    horizon_days: Annotated[int, Field(ge=1, le=366, description="Length of the window, days.", json_schema_extra=BY_VERTICAL)] = 28
+    lists: Annotated[
+        tuple[ListName, ...], Field(min_length=1, description="again: anything; discover: only what is new to the user.", json_schema_extra=BY_VERTICAL)
+    ] = ("again", "discover")
     baselines: Annotated[
         tuple[str, ...],
         Field(description="Baselines shown beside the recommender."),
@@ -51,6 +53,9 @@ class GateConfig(Section):
     min_coverage: Annotated[float, Field(ge=0, le=1, description="Share of the candidates that is recommended to anyone.")] = 0.01
     max_latency_ms: Annotated[float, Field(gt=0, description="p95 of one request, milliseconds.")] = 250.0
     max_size_mb: Annotated[float, Field(gt=0, description="Size of the stored model, megabytes.")] = 2_000.0
+    max_form_loss: Annotated[
+        float | None, Field(ge=0, le=1, description="The smallest form of the model that loses at most this share of NDCG@10 is taken; none: full precision.")
+    ] = 0.01
 
 
 class RegistryConfig(Section):

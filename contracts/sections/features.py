@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.sections.base import Section
+from contracts.sections.base import BY_VERTICAL, Section
 
 
 class FeaturesConfig(Section):
@@ -15,7 +15,10 @@ class FeaturesConfig(Section):
     ] = "US"
     region_countries: Annotated[dict[str, str], Field(description="Region of the events -> country code of its calendar.")] = {}
     use_regions: Annotated[bool, Field(description="Demand and season per region; off: one region `all`.")] = False
-    season_names: Annotated[dict[str, tuple[int, int]], Field(description="Named parts of the year: first and last day of year; may wrap over New Year.")] = {}
+    season_names: Annotated[
+        dict[str, tuple[int, int]],
+        Field(description="Named parts of the year: first and last day of year; may wrap over New Year.", json_schema_extra=BY_VERTICAL),
+    ] = {}
     pay_days_uri: Annotated[str | None, Field(description="Optional table of pay days: date, region.")] = None
     school_terms_uri: Annotated[str | None, Field(description="Optional table of school terms: first_day, last_day, region.")] = None
     fourier_order: Annotated[int, Field(ge=1, le=10, description="Harmonics of the year.")] = 4

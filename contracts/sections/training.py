@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from contracts.sections.base import Section
+from contracts.sections.base import BY_VERTICAL, Section
 
 
 class OptimizerConfig(Section):
@@ -81,7 +81,12 @@ class LinearTerm(Section):
 class FineTuningConfig(Section):
     """Training of the taste + habit + season head on target events."""
 
-    target_events: Annotated[tuple[str, ...], Field(min_length=1, description="Event types that count as targets.")] = ("purchase", "booking", "rating", "play")
+    target_events: Annotated[tuple[str, ...], Field(min_length=1, description="Event types that count as targets.", json_schema_extra=BY_VERTICAL)] = (
+        "purchase",
+        "booking",
+        "rating",
+        "play",
+    )
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Mixture of leads, days.")] = (0, 28)
     linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (
         LinearTerm(ridge=500.0),
