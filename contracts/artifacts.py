@@ -162,6 +162,7 @@ class Bundles(Reference):
     evaluated: dict[str, BundleRef]
     final: BundleRef
     metrics: dict[str, float] = {}
+    fit_folder: str = Field(default="", description="where the fit left its looks at held-out users")
 
 
 class ChampionRef(Reference):

@@ -9,6 +9,7 @@ from contracts.artifacts import FeatureTables, ForecastTables, IngestReport, Tra
 from contracts.config import PipelineConfig
 from tasks.build_features import build_features
 from tasks.build_season import build_season
+from tasks.compress import compress
 from tasks.evaluate import evaluate, find_champion
 from tasks.fine_tune import fine_tune
 from tasks.forecast_demand import forecast_demand
@@ -67,7 +68,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         snapshots = pretrain(
             features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed
         )
-        bundles = fine_tune(
+        fitted = fine_tune(
             features,
             season,
             snapshots,
@@ -80,6 +81,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             name=config.name,
             seed=config.seed,
         )
+        bundles = compress(fitted, validated, config.evaluation, config.registry.gates, config.fine_tuning.target_events, store)
         champion = find_champion(bundles, config.registry, store)
         evaluation = evaluate(
             bundles,

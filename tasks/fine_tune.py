@@ -85,7 +85,7 @@ def fine_tune(
         }
         bundles = {origin.isoformat(): _bundle(folder, Path(result.output), origin, features, forecasts, metadata) for origin in origins}
     get_run_logger().info("%s bundles in %.0f s: %s", len(bundles), result.seconds, folder)
-    return Bundles(evaluated={day: bundles[day] for day in features.origins}, final=bundles[features.end], metrics=result.metrics)
+    return Bundles(evaluated={day: bundles[day] for day in features.origins}, final=bundles[features.end], metrics=result.metrics, fit_folder=str(folder))
 
 
 def _bundle(folder: Path, networks: Path, origin: date, features: FeatureTables, forecasts: ForecastTables | None, metadata: dict[str, object]) -> BundleRef:

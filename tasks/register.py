@@ -197,7 +197,7 @@ def _children(
             curves=_losses(Path(snapshots.folder)),
             tags={"job_digest": snapshots.digest},
         )
-    yield ChildRun("fine-tuning", params=_flat(config.fine_tuning), metrics=dict(bundles.metrics), curves=_looks(Path(bundles.final.path).parents[1]))
+    yield ChildRun("fine-tuning", params=_flat(config.fine_tuning), metrics=dict(bundles.metrics), curves=_looks(Path(bundles.fit_folder)))
     for name in result.baselines:
         yield ChildRun(f"baseline {name}", params={"baseline": name}, metrics=_figures(result, name))
     yield ChildRun(

@@ -18,16 +18,18 @@ from mlflow.entities import Run
 from contracts import columns as c
 from contracts.artifacts import TrainingOutcome
 from contracts.tables import RANKINGS, TableContract
+from serving.bundle import read_bundle
+from tasks.registry import bundle_of_version
 from tests.flows.conftest import FlowRun, TinyRuns, newest_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 
 ROOT = Path(__file__).parents[2]
 STEPS = [
-    *("ingest", "validate", "build_features", "forecast_demand", "build_season", "pretrain", "fine_tune", "find_champion"),
+    *("ingest", "validate", "build_features", "forecast_demand", "build_season", "pretrain", "fine_tune", "compress", "find_champion"),
     *("evaluate", "register", "gate", "promote", "publish", "report"),
 ]
-REUSED = {"validate", "build_features", "forecast_demand", "build_season", "pretrain", "fine_tune", "evaluate", "publish"}
+REUSED = {"validate", "build_features", "forecast_demand", "build_season", "pretrain", "fine_tune", "compress", "evaluate", "publish"}
 
 
 def file_of(address: str) -> Path:
@@ -49,6 +51,7 @@ class TestPrefect:
             ("build-season-progress", "progress"),
             ("pretrain-progress", "progress"),
             ("fine-tune-progress", "progress"),
+            ("forms", "table"),
             ("evaluation", "table"),
             ("mlflow", "markdown"),
             ("gates", "markdown"),
@@ -105,6 +108,15 @@ class TestMlflow:
             looks = registry.get_metric_history(runs["fine-tuning"].info.run_id, f"held_out_ndcg_again.{origin}.seed_0")
             assert [look.step for look in looks] == list(range(len(looks)))
             assert len(looks) > 1
+
+    def test_figures_of_every_form_are_kept_and_the_registered_version_is_the_smallest_good_one(self, tiny: TinyRuns, runs: dict[str, Run]):
+        figures = {name: value for name, value in runs["fine-tuning"].data.metrics.items() if name.startswith("form.")}
+        names = ("size_mb", "latency_ms", "again.ndcg_at_10", "discover.ndcg_at_10")
+        assert set(figures) == {f"form.{form}.{name}" for form in ("full", "int8") for name in names}
+        is_good = all(figures[f"form.int8.{name}"] >= 0.99 * figures[f"form.full.{name}"] for name in names[2:])
+        assert tiny.outcome.version is not None
+        bundle = read_bundle(bundle_of_version(tiny.config.registry, tiny.config.storage_root, tiny.outcome.version.version))
+        assert ("item_tables" in bundle.metadata.notes) == (is_good and figures["form.int8.size_mb"] < figures["form.full.size_mb"])
 
     def test_data_docs_configuration_figures_and_report_are_kept(self, tiny: TinyRuns, registry: MlflowClient, runs: dict[str, Run], tmp_path: Path):
         def listed(name: str, folder: str | None = None) -> set[str]:
