@@ -1,6 +1,7 @@
-"""Quantiles from what the chosen model missed by in its own back-test: no assumption on the shape of the errors.
+"""Quantiles from what the chosen model missed by in its own back-test, by horizon step: no assumption on the shape of the errors.
 
-S series, O origins, H horizon, Q quantiles. Source of the idea: split conformal prediction (Vovk et al. 2005), here on rolling origins.
+S series, O origins (oldest first), H horizon, Q quantiles. Source of the idea: split conformal prediction (Vovk et al. 2005), here on rolling origins, where
+a late origin says more about the next one than an early one: weighted as in Barber et al. 2023, "Conformal prediction beyond exchangeability".
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 OWN_ERRORS_TRUSTED_AT = 12
 FEWEST_ERRORS = 20
+ORIGIN_MEMORY = 0.7  # weight of an origin's errors relative to the one after it
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,37 @@ def error_distribution(errors: np.ndarray, scale: np.ndarray, quantiles: Sequenc
         normal = np.array([NormalDist().inv_cdf(q) for q in quantiles])
         return ErrorDistribution(np.sqrt(np.arange(1, horizon + 1)), normal * np.sqrt(np.pi / 2), 1.0)
     growth = _growth(scaled)
-    pooled = float(np.nanmean(scaled / growth))
+    weights = np.broadcast_to(_origin_weights(len(errors)), errors.shape)
+    at_growth = scaled / growth
+    known = np.isfinite(at_growth)
+    pooled = float(np.average(at_growth[known], weights=weights[known]))
     size = series_size(errors, scale, growth, pooled)
     expected = np.broadcast_to(size[None, :, None] * growth, errors.shape)
     usable = np.isfinite(errors) & (expected > 0)
-    shape = np.quantile(errors[usable] / expected[usable], quantiles) if usable.any() else np.zeros(len(quantiles))
+    shape = weighted_quantiles(errors[usable] / expected[usable], weights[usable], quantiles) if usable.any() else np.zeros(len(quantiles))
     num_origins = int(usable.any(axis=(1, 2)).sum())
     shape = shape * np.sqrt(1 + 1 / max(num_origins, 1))  # a new origin differs from the mean of n by more than each of them did
     return ErrorDistribution(growth, shape, pooled)
 
 
 def series_size(errors: np.ndarray, scale: np.ndarray, growth: np.ndarray, pooled: float) -> np.ndarray:
-    """[S] typical error of each series at growth 1: its own mean, pulled to the pool's (in units of its scale) while its errors are few."""
+    """[S] typical error of each series at growth 1: its own weighted mean, pulled to the pool's (in units of its scale) while its errors are few."""
     own = np.abs(errors) / growth
-    count = np.isfinite(own).sum(axis=(0, 2))
-    return (np.nansum(own, axis=(0, 2)) + OWN_ERRORS_TRUSTED_AT * pooled * scale) / (count + OWN_ERRORS_TRUSTED_AT)
+    weights = np.where(np.isfinite(own), _origin_weights(len(errors)), 0.0)
+    total = (np.nan_to_num(own) * weights).sum(axis=(0, 2))
+    return (total + OWN_ERRORS_TRUSTED_AT * pooled * scale) / (weights.sum(axis=(0, 2)) + OWN_ERRORS_TRUSTED_AT)
+
+
+def weighted_quantiles(values: np.ndarray, weights: np.ndarray, quantiles: Sequence[float]) -> np.ndarray:
+    """[Q] values below which a share q of the weight lies; each value stands in the middle of its own weight, between two the line counts."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) - weights[order] / 2
+    return np.interp(np.asarray(quantiles) * weights.sum(), reached, values[order])
+
+
+def _origin_weights(num_origins: int) -> np.ndarray:
+    """[O, 1, 1] 1 for the last origin, less for each before it."""
+    return (ORIGIN_MEMORY ** np.arange(num_origins - 1, -1, -1.0))[:, None, None]
 
 
 def _growth(scaled: np.ndarray) -> np.ndarray:
