@@ -7,7 +7,7 @@ QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENAB
 QUICK := not slow and not prefect and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers quick bench bench-forecast bench-serving ui serve clean
+.PHONY: help demo test check lint types layers quick bench bench-forecast bench-serving ui up down serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ layers: $(STAMP)  ## import-linter: imports point down only
 quick: $(STAMP)  ## tests without server, browser or GPU
 	$(QUIET) $(BIN)/pytest -q -m "$(QUICK)"
 
-bench: $(STAMP)  ## the short benchmarks; writes benchmarks/results/*.json and docs/benchmarks.md
+bench: $(STAMP)  ## the short benchmarks: features and validation print, the recommender writes benchmarks/results and docs/benchmarks.md
 	$(BIN)/python -m benchmarks.features --quick
 	$(BIN)/python -m benchmarks.validation --quick
 	$(BIN)/python -m benchmarks.recommender --quick
@@ -59,6 +59,12 @@ serve: $(STAMP)  ## the recommendation service with its page, over the demo's ch
 
 bench-serving: $(STAMP)  ## latency, throughput, memory and hot swaps of the service; writes benchmarks/results/serving.json
 	$(BIN)/python -m benchmarks.serving
+
+up: $(STAMP)  ## a real installation, loopback only: PostgreSQL, Prefect with a worker, MLflow, webhook bridge
+	$(BIN)/perennial up
+
+down:  ## end what `make up` started; everything stored stays
+	$(BIN)/perennial down
 
 clean:  ## remove the demo's stores (not .venv)
 	rm -rf .perennial

@@ -1,7 +1,7 @@
 """Speed and memory of the feature tables at 1, 10 and 50 million synthetic events, beside the same tables in pandas at 1 million.
 
     python -m benchmarks.features                      # all of it -> benchmarks/results/features.json
-    python -m benchmarks.features --millions 1         # a quick look, prints only
+    python -m benchmarks.features --quick              # 1 million, prints only
 
 Every measurement runs in a process of its own: peak memory is that process's, imports and generating the events are not counted. The tables are what one
 cut-off needs: item weeks, habits with their network inputs, season rows, weekly demand of items and in all with lags and moving averages. They are written
@@ -301,7 +301,9 @@ def rows_of(model: str, millions: int, tables: list[dict], threads: int) -> list
 def main() -> None:
     """Parent: generate, measure in children, print and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=int, nargs="+", default=[1, 10, 50], help="sizes of the log, millions of events")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--millions", type=int, nargs="+", default=[1, 10, 50], help="sizes of the log, millions of events")
+    sizes.add_argument("--quick", dest="millions", action="store_const", const=[1], help="the same as --millions 1: prints, and writes no file")
     parser.add_argument("--threads", type=int, default=1, help="threads of a measured process")
     parser.add_argument("--folder", type=Path, help="where the events are generated; a temporary folder otherwise")
     parser.add_argument("--out", type=Path, help=f"result file; by default {RESULTS.relative_to(ROOT)} for the full run, none otherwise")

@@ -1,7 +1,8 @@
-"""How long `validate_interactions` takes and how much memory it needs: python benchmarks/validation.py [--rows 1000000 5000000 20000000].
+"""How long `validate_interactions` takes and how much memory it needs: python -m benchmarks.validation [--quick] [--rows N ...].
 
 Made events over two years in monthly parts, once all good, once with one row in a thousand broken. Each run has its own process, so that peak
-memory is its own; the import of Great Expectations is timed apart. Writes benchmarks/results/validation.json.
+memory is its own; the import of Great Expectations is timed apart. The default sizes write
+benchmarks/results/validation.json.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import duckdb
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "validation.json"
+SIZES = (1_000_000, 5_000_000, 20_000_000)
 DAYS = 730
 NUM_USERS, NUM_ITEMS = 200_000, 50_000
 BROKEN_EVERY = 1_000
@@ -99,7 +101,9 @@ def run(rows: int, *, broken: bool) -> dict[str, float]:
 def main() -> None:
     """Measure every size, print a table, write the result file."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000])
+    sizes = arguments.add_mutually_exclusive_group()
+    sizes.add_argument("--rows", type=int, nargs="+", default=list(SIZES), help="sizes of the made tables")
+    sizes.add_argument("--quick", dest="rows", action="store_const", const=[SIZES[0]], help="the smallest size: prints, and writes no file")
     arguments.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.measure:
@@ -115,6 +119,8 @@ def main() -> None:
             rows += [
                 {"dataset": name, "model": "validate_interactions", "metric": metric, "value": round(value, 3), "n": size} for metric, value in measured.items()
             ]
+    if given.rows != list(SIZES):
+        return
     sha = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
     result = {
         "date": datetime.now(UTC).date().isoformat(),

@@ -23,7 +23,7 @@ from serving.recommender import Recommender
 from tasks.reuse import SCORER, reusable
 from tasks.store import Store, read_table, write_text
 
-CODE = ("evaluation", *SCORER, "serving/answers.py", "serving/compression.py")
+CODE = ("evaluation", "features", *SCORER, "serving/answers.py", "serving/compression.py")
 FULL = "full"
 NUM_USERS = 400
 NUM_TIMED = 40

@@ -1,6 +1,7 @@
 """What holds for the repository as a whole: one order of steps in three places, make targets, and nothing that belongs to one machine."""
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -65,12 +66,22 @@ def test_every_step_of_the_flow_lives_in_a_file_of_its_own():
     assert [places[step] for step in steps] == [f"tasks.{step}" for step in steps]
 
 
+def core_imports(file: Path) -> set[str]:
+    """Files of the core that a file imports, as `folder/name.py`."""
+    modules = {node.module for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom) and node.module}
+    return {f"{module.replace('.', '/')}.py" for module in modules if module.split(".")[0] in CORE}
+
+
 @pytest.mark.parametrize("step", sorted(path.stem for path in (ROOT / "tasks").glob("*.py") if "**reusable(" in path.read_text(encoding="utf-8")))
 def test_reuse_of_a_step_looks_at_all_the_source_it_runs(step: str):
-    tree = ast.parse((ROOT / "tasks" / f"{step}.py").read_text(encoding="utf-8"))
-    declared = next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CODE")
-    imported = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    assert imported & set(CORE) <= set(declared)
+    """Each file of the core that it imports lies in a folder it names, or is named itself together with all that this file imports."""
+    declared = set(importlib.import_module(f"tasks.{step}").CODE)
+    waiting = [ROOT / "tasks" / f"{step}.py"]
+    looked_at: set[str] = set()
+    while waiting:
+        looked_at |= (files := {path for path in core_imports(waiting.pop()) if path not in looked_at})
+        assert [path for path in files if path.split("/")[0] not in declared and path not in declared] == []
+        waiting += [ROOT / path for path in files if path in declared]
 
 
 def test_no_committed_file_names_a_machine_or_an_index():
@@ -166,3 +177,11 @@ def test_ci_runs_make_test_last_and_asks_for_nothing():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert text.rstrip().splitlines()[-1] == "make test"
     assert "set -euo pipefail" in text
+
+
+def test_every_benchmark_that_make_calls_takes_the_flags_it_is_given():
+    calls = re.findall(r"python -m (benchmarks\.\w+)(.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(calls) >= 4
+    for module, flags in calls:
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert [flag for flag in flags.split() if f'"{flag}"' not in source] == [], module

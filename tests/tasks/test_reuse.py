@@ -21,7 +21,7 @@ from tasks.reuse import SCORER, is_fresh, reusable, run_each_time
 from tasks.store import CODE_ROOT, Store, fresh_folder, write_text
 
 STEPS = {step.name: step for step in vars(seasonal_training).values() if isinstance(step, Task)}
-ASKS_THE_WORLD = {"ingest", "find_champion", "register", "gate", "promote", "report"}
+ASKS_THE_WORLD = {"ingest", "find_champion", "register", "register_forecasts", "gate", "promote", "report"}
 
 
 def key(store: Store, *, step: str = "build", code: tuple[str, ...] = ("features",), **inputs: Any) -> str:
