@@ -40,6 +40,7 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -142,7 +143,7 @@ def start(installation: Installation, tell: Callable[[str], None] = print) -> No
     tell(f"bridge      {installation.bridge_url}")
     make_work_pool(installation.client_environment(), WORK_POOL)
     worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", "perennial-local"]
-    _start(installation, "worker", worker, installation.client_environment(), None)
+    _start(installation, "worker", worker, {**installation.client_environment(), "PREFECT_WORKER_QUERY_SECONDS": "3"}, None)
     tell(f"worker      pool {WORK_POOL}")
 
 
@@ -338,6 +339,7 @@ def _start(installation: Installation, name: str, command: list[str], environmen
                 start_new_session=True,
                 cwd=installation.folder,
             )
+        child.returncode = 0  # it outlives this process; its end is seen by its id
         record.write_text(json.dumps({"pid": child.pid, "started": _started(child.pid)}), encoding="utf-8")
     deadline = time.monotonic() + SECONDS_TO_START
     while not (health is None or _is_healthy(health)):
