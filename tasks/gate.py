@@ -1,6 +1,8 @@
 """Step `gate`: quality and servability; a version that passes both becomes `challenger`."""
 
+import getpass
 import json
+import os
 import time
 from datetime import date
 from pathlib import Path
@@ -20,7 +22,7 @@ from tasks.audit import record_decision
 from tasks.evaluate import OURS, read_evaluation
 from tasks.registry import CHALLENGER, connect, registry_faults, set_version_tags
 from tasks.reuse import run_each_time
-from tasks.review_tags import REVIEW_OF, review_subject
+from tasks.review_tags import REQUIRED, REVIEW_OF, SECOND_PERSON, TRAINED_BY, review_subject
 from tasks.store import Store, audit_address, read_table
 
 NUM_TIMED_REQUESTS = 40
@@ -55,7 +57,9 @@ def gate(
     shut = tuple(f"{result.name}: {reason}" for result in (quality, servability) for reason in result.failures)
     reasons = shut or tuple(f"{result.name}: {reason}" for result in (quality, servability) for reason in result.reasons)
     judged = review_subject(version.name, version.version, evaluation.digest)
-    set_version_tags(client, version.name, version.version, {"gate_quality": _word(quality), "gate_servability": _word(servability), REVIEW_OF: judged})
+    set_version_tags(
+        client, version.name, version.version, {"gate_quality": _word(quality), "gate_servability": _word(servability), REVIEW_OF: judged, **_persons(registry)}
+    )
     record_decision(
         audit_address(store),
         model=version.name,
@@ -79,6 +83,12 @@ def _forecast_figures(features: FeatureTables, forecasts: ForecastTables, config
         read_table(forecasts.forecasts).collect(), read_table(features.demand), cutoffs=[date.fromisoformat(day) for day in features.origins], config=config
     )
     return ForecastFigures(challenger=error.chosen, opponent=error.last_year, by_level=error.by_level) if error else None
+
+
+def _persons(registry: RegistryConfig) -> dict[str, str]:
+    """Whose run this is (PERENNIAL_USER, else the account it runs under), and whether somebody else must approve."""
+    trainer = {TRAINED_BY: os.environ.get("PERENNIAL_USER") or getpass.getuser()}
+    return {**trainer, SECOND_PERSON: REQUIRED} if registry.second_person else trainer
 
 
 def _word(result: GateResult) -> str:

@@ -4,6 +4,8 @@ review            approved or rejected, set by a person in MLflow or by the flow
 reviewed_by       who, where that flow asked
 review_of         <model>/<version>:<evaluation digest>, set by the step `gate` on the version it judged
 compared_with     the champion of that evaluation, empty where there was none
+trained_by        whose run made the version, set by the step `gate`
+second_person     `required` where the approver must be somebody else, set by the step `gate`
 quarantined       why this version must not serve again, set by a rollback
 
 MLflow copies all tags of a version to its copies, `review=approved` too. An approval therefore counts only where `review_of` names the very version that
@@ -20,6 +22,9 @@ APPROVED: Final = "approved"
 REVIEWED_BY: Final = "reviewed_by"
 REVIEW_NOTE: Final = "review_note"
 REVIEW_OF: Final = "review_of"
+TRAINED_BY: Final = "trained_by"
+SECOND_PERSON: Final = "second_person"
+REQUIRED: Final = "required"
 QUARANTINED: Final = "quarantined"
 COMPARED_WITH: Final = "compared_with"
 EVALUATION_DIGEST: Final = "evaluation_digest"
@@ -63,6 +68,10 @@ def refusals(name: str, version: str, tags: Mapping[str, str], *, champion: str 
     reasons += [f"{gate}: expected passed, found {tags.get(gate, 'none')}" for gate in GATES if tags.get(gate) != PASSED]
     if (tags.get(COMPARED_WITH) or None) != champion:
         reasons.append(f"compared with champion {tags.get(COMPARED_WITH) or 'none'}, the champion now is {champion or 'none'}: evaluate against that one")
+    if tags.get(SECOND_PERSON) == REQUIRED and tags.get(REVIEW) == APPROVED:
+        reviewer, trainer = tags.get(REVIEWED_BY, "").strip(), tags.get(TRAINED_BY, "").strip()
+        if not reviewer or reviewer.casefold() == trainer.casefold():
+            reasons.append(f"reviewed_by: expected somebody other than {trainer or 'the trainer'}, found {reviewer or 'no name'}: use the deployment `review`")
     if quarantined:
         reasons.append(f"quarantined: {quarantined}")
     return tuple(reasons)

@@ -65,6 +65,7 @@ class RegistryConfig(Section):
     experiment: Annotated[str, Field(min_length=1, description="MLflow experiment.")] = "perennial"
     model_name: Annotated[str, Field(min_length=1, description="Registered model.")] = "perennial-recommender"
     auto_promote: Annotated[bool, Field(description="Promote a challenger that passed its gates without a person's review.")] = False
+    second_person: Annotated[bool, Field(description="Who approves a version must give a name, and not that of the person whose run made it.")] = False
     gates: GateConfig = GateConfig()
 
 

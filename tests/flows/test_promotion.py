@@ -73,6 +73,15 @@ def test_each_thing_that_is_not_as_reviewed_is_a_reason_against(change, champion
     assert says in found[0]
 
 
+@pytest.mark.parametrize(("reviewer", "refused"), [("grace", False), ("Ada ", True), ("", True), (None, True)])
+def test_approver_may_have_to_be_another_person_than_the_trainer(reviewer, refused) -> None:
+    tags = {**GOOD, "second_person": "required", "trained_by": "ada"} | ({} if reviewer is None else {"reviewed_by": reviewer})
+    found = refusals("shop", "3", tags, champion="2", quarantined=None)
+    assert bool(found) == refused
+    assert all("somebody other than ada" in reason for reason in found)
+    assert refusals("shop", "3", {**tags, "second_person": ""}, champion="2", quarantined=None) == ()
+
+
 def test_tags_that_are_missing_are_all_named() -> None:
     assert len(refusals("shop", "3", {}, champion="2", quarantined=None)) == 5
 
