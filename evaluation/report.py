@@ -142,7 +142,7 @@ def _sections(data: ReportData) -> Iterator[tuple[str, str, str]]:
 
 def _shared_sections(data: PageData) -> Iterator[tuple[str, str, str]]:
     yield "calendar", "The year in demand", "".join(charts.heat_map(panel) for panel in data.heat_maps)
-    fans = f'<div class="panels">{"".join(charts.fan(panel) for panel in data.forecasts)}</div>' if data.forecasts else ""
+    fans = f'<div class="panels">{"".join(charts.fan(panel) + charts.parts_of_series(panel) for panel in data.forecasts)}</div>' if data.forecasts else ""
     yield "forecast", "Forecast against actual", _forecast_errors(data.forecast_errors) + fans
     yield "data", "The data behind it", _quality(data.quality) if data.quality else ""
 

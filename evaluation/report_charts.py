@@ -12,6 +12,7 @@ from typing import Final
 from evaluation.report_panels import Example, ExampleItem, ForecastPanel, ForecastPeriod, HeatMap
 
 HEAT_STEPS: Final = 9
+DENSE_FROM: Final = 60  # periods of a fan chart beyond which its marks are small
 FAN_LINES: Final = (("actual", "actual"), ("forecast", "mean"))  # role -> field of a period
 HEAT_LIMIT: Final = 1.6  # binary orders of magnitude from the average at which the colour is full
 
@@ -212,12 +213,12 @@ def lines(series: Sequence[Line], label: str, *, x_title: str, x_ticks: Sequence
     return legend(shown) + _plot(drawn, points, [(up(tick), _tick_text(tick)) for tick in scale], across_axis, f"{label}: {spoken}", x_title)
 
 
-def _plot(drawn: str, points: str, y_ticks: Sequence[tuple[float, str]], x_axis: str, label: str, x_title: str) -> str:
+def _plot(drawn: str, points: str, y_ticks: Sequence[tuple[float, str]], x_axis: str, label: str, x_title: str, *, css: str = "plot") -> str:
     """Frame of a chart with two axes. The drawing is stretched to the frame; lines keep their width, marks and text are not stretched."""
     grid = "".join(f'<i style="top:{top:.3f}%"></i>' for top, _ in y_ticks)
     y_axis = "".join(f'<span style="top:{top:.3f}%">{text}</span>' for top, text in y_ticks)
     return (
-        f'<div class="plot" role="img" aria-label="{escape(label, quote=True)}"><div class="y-axis">{y_axis}</div><div class="canvas">{grid}'
+        f'<div class="{css}" role="img" aria-label="{escape(label, quote=True)}"><div class="y-axis">{y_axis}</div><div class="canvas">{grid}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>{points}</div><div class="x-axis">{x_axis}</div>'
         f'<p class="x-title">{escape(x_title)}</p></div>'
     )
@@ -277,7 +278,8 @@ def fan(panel: ForecastPanel) -> str:
     )
     step = max(1, math.ceil(count / 5))
     labelled = [place for place in range(step // 2, count, step) if across(place) < 95]
-    x_axis = "".join(f'<span style="left:{across(place):.3f}%">{periods[place].date:%-d %b}</span>' for place in labelled)
+    day = "%b %Y" if count > DENSE_FROM else "%-d %b"
+    x_axis = "".join(f'<span style="left:{across(place):.3f}%">{periods[place].date:{day}}</span>' for place in labelled)
     title = f"{panel.title}: forecast against actual, {panel.unit}"
     chart = legend([("actual", "actual"), ("forecast", "forecast"), ("narrow", "80 % interval"), ("wide", "95 % interval")])
     chart += _plot(
@@ -287,11 +289,38 @@ def fan(panel: ForecastPanel) -> str:
         x_axis,
         f"{title}; {_fan_in_words(periods)}",
         f"cut-off {panel.cutoff:%-d %b %Y}, dashed",
+        css="plot dense" if count > DENSE_FROM else "plot",
     )
     rows = [[f"{period.date}", *(_fan_cell(panel, period, role, name) for role, name in FAN_LINES), *_bounds(period)] for period in periods]
     numbers = table(["period", *(role for role, _ in FAN_LINES), "80 % interval", "95 % interval"], rows, title)
     by = f" by {panel.model}" if panel.model else ""
     return figure(f"<h3>{escape(panel.title)}</h3>{chart}", numbers, f"Demand, {panel.unit} per period, forecast{by}.")
+
+
+def parts_of_series(panel: ForecastPanel) -> str:
+    """Draw the parts of a series one below the other, each on its own scale; empty where it was not taken apart."""
+    if not panel.parts:
+        return ""
+    count = len(panel.part_dates)
+    step = max(1, math.ceil(count / 5))
+    x_axis = "".join(
+        f'<span style="left:{100 * place / max(count - 1, 1):.3f}%">{panel.part_dates[place]:%b %Y}</span>'
+        for place in range(step // 2, count, step)
+        if place < 0.95 * count
+    )
+    strips = []
+    for part in panel.parts:
+        scale = ticks(min(part.values), max(part.values), 3)
+        points = [(100 * place / max(count - 1, 1), 100 * (1 - (value - scale[0]) / (scale[-1] - scale[0]))) for place, value in enumerate(part.values)]
+        told = f"{part.name} of {panel.title}: {plain_number(min(part.values))} to {plain_number(max(part.values))}"
+        y_ticks = [(100 * (1 - (tick - scale[0]) / (scale[-1] - scale[0])), _tick_text(tick)) for tick in (scale[0], scale[-1])]
+        strips.append(
+            f"<h4>{escape(part.name)}</h4>" + _plot(_path("actual", points), "", y_ticks, x_axis if part is panel.parts[-1] else "", told, "", css="plot strip")
+        )
+    rows = [[f"{day}", *(plain_number(part.values[place]) for part in panel.parts)] for place, day in enumerate(panel.part_dates)]
+    numbers = table(["period", *(part.name for part in panel.parts)], rows, f"Parts of {panel.title}")
+    said = f"What {panel.title} is made of up to the cut-off: the trend, in {panel.unit}, times the other parts; 1 is usual."
+    return figure(f"<h3>{escape(panel.title)}, taken apart</h3>{''.join(strips)}", numbers, said)
 
 
 def _fan_key(panel: ForecastPanel, role: str, period: ForecastPeriod) -> str:

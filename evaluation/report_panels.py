@@ -59,14 +59,23 @@ class ForecastPeriod(Reference):
     high_95: float | None = None
 
 
+class SeriesPart(Reference):
+    """One part of a series taken apart: its trend in units, a season or the holidays as a ratio (1 is usual); a value for each of the panel's `part_dates`."""
+
+    name: str
+    values: tuple[float, ...]
+
+
 class ForecastPanel(Reference):
-    """Forecast of one series against what came."""
+    """Forecast of one series against what came, and the history up to the cut-off taken apart into parts that multiply to it."""
 
     title: str
     unit: str = "units"
     cutoff: dt.date
     model: str = Field(default="", description="which model speaks, in words that follow `forecast by`")
     periods: tuple[ForecastPeriod, ...]
+    part_dates: tuple[dt.date, ...] = ()
+    parts: tuple[SeriesPart, ...] = ()
 
 
 class LevelError(Reference):

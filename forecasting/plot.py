@@ -85,14 +85,14 @@ def fan_chart(
         if name != "trend":
             axis.axhline(1.0, color=GREY, linewidth=0.6, linestyle=":")
         axis.set_xlim(axes[0].get_xlim())
-        axis.set_ylabel(_label(name, frequency), rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_ylabel(part_name(name, frequency), rotation=0, ha="right", va="center", fontsize=9)
         _plain(axis)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
-def _label(part: str, frequency: str) -> str:
+def part_name(part: str, frequency: str) -> str:
     """Name of a part on the page: seasons by the length people know, the effect of moving feasts as holidays."""
     kind, _, length = part.partition("_")
     if kind == "season":

@@ -16,9 +16,11 @@ from contracts.sections.forecast import ForecastConfig
 from evaluation.gates import PromotionDecision
 from evaluation.report import DataQuality, PageData, ReportData, render_forecast_report, render_report
 from evaluation.report_figures import draw_figures
-from evaluation.report_panels import Example, ForecastPanel, LevelError, example_of, forecast_panel, level_errors, season_heat_map
+from evaluation.report_panels import Example, ForecastPanel, LevelError, SeriesPart, example_of, forecast_panel, level_errors, season_heat_map
 from evaluation.results import SeasonLift
 from forecasting.against_last_year import error_against_last_year
+from forecasting.forecast import panel_of
+from forecasting.plot import PERIODS_A_YEAR, YEARS_SHOWN, decompose, part_name
 from serving.recommender import Recommender
 from tasks.evaluate import read_evaluation
 from tasks.examples import example_dates, example_user, item_titles
@@ -115,7 +117,7 @@ def _shared(
             data_docs=Path(validated.data_docs).resolve().as_uri() if validated.data_docs else None,
         ),
         "heat_maps": (season_heat_map(demand),),
-        "forecasts": tuple(_forecasts(demand, features, forecasts)) if forecasts else (),
+        "forecasts": tuple(_forecasts(demand, features, forecasts, config.forecast)) if forecasts else (),
         "forecast_errors": _errors(features, forecasts, config.forecast) if forecasts else (),
     }
 
@@ -148,9 +150,10 @@ def decision_of(promotion: PromotionOutcome) -> PromotionDecision:
     return PromotionDecision(promoted=promotion.promoted, reasons=(*shut, *passed, *others), gates=promotion.gates)
 
 
-def _forecasts(demand: pl.DataFrame, features: FeatureTables, forecasts: ForecastTables) -> list[ForecastPanel]:
-    """Fan charts of the total and the largest coarse categories, at the last cut-off that can be judged, beside what came.
+def _forecasts(demand: pl.DataFrame, features: FeatureTables, forecasts: ForecastTables, config: ForecastConfig) -> list[ForecastPanel]:
+    """Fan charts of the total and the largest coarse categories over their last two years, at the last cut-off that can be judged, beside what came.
 
+    The total is also taken apart into trend, seasons and holidays.
     Where forecasts are all there is, those from the end of the data on come first.
     """
     table = read_table(forecasts.forecasts).collect()
@@ -166,8 +169,20 @@ def _forecasts(demand: pl.DataFrame, features: FeatureTables, forecasts: Forecas
             if known.filter(pl.col(c.LEVEL) == level, pl.col(c.ID) == name).height:
                 of_all = demand.filter(pl.col(c.REGION) == c.ALL_REGIONS)
                 title = f"{name}, the coming periods" if cutoff == end else name
-                panels.append(forecast_panel(of_all, known, level=level, id=name, cutoff=cutoff, num_periods_before=52, title=title, choices=choices))
+                before = YEARS_SHOWN * PERIODS_A_YEAR[config.frequency]
+                panel = forecast_panel(of_all, known, level=level, id=name, cutoff=cutoff, num_periods_before=before, title=title, choices=choices)
+                panels.append(panel if level != c.TOTAL else _with_parts(panel, of_all, features, config))
     return panels
+
+
+def _with_parts(panel: ForecastPanel, demand: pl.DataFrame, features: FeatureTables, config: ForecastConfig) -> ForecastPanel:
+    """The total beside its trend, seasons and holidays, as known at the cut-off."""
+    series = panel_of(demand.lazy().filter(pl.col(c.LEVEL) == c.TOTAL, pl.col(c.DATE) < panel.cutoff), config)
+    parts = decompose(series, 0, seasons=config.season_periods, calendar=read_table(features.calendar).collect())
+    shown = parts.tail(YEARS_SHOWN * PERIODS_A_YEAR[config.frequency])
+    names = [name for name in shown.columns if name not in {c.DATE, c.UNITS}]
+    told = tuple(SeriesPart(name=part_name(name, config.frequency), values=tuple(shown[name])) for name in names)
+    return panel.model_copy(update={"part_dates": tuple(shown[c.DATE]), "parts": told})
 
 
 def _examples(config: PipelineConfig, recommender: Recommender) -> list[Example]:

@@ -10,7 +10,7 @@ import pytest
 from evaluation.gates import PromotionDecision
 from evaluation.report import PageData, ReportData, render_forecast_report, render_report
 from evaluation.report_charts import signed_percent, ticks
-from evaluation.report_panels import HeatMap, LevelError, example_of, forecast_panel, level_errors, season_heat_map
+from evaluation.report_panels import HeatMap, LevelError, SeriesPart, example_of, forecast_panel, level_errors, season_heat_map
 
 
 class Page(HTMLParser):
@@ -96,6 +96,20 @@ def test_a_page_without_a_recommender_shows_forecasts_and_data_only(report_data)
     assert {key.split("|")[0] for key in drawn} == {"mase", "heat", "fan", "rows"}
     assert drawn == page.tabled
     assert page.drawn["tile|total"] == report_data.forecast_errors[0].chosen
+
+
+def test_a_series_is_shown_with_its_parts_and_their_numbers(report_data):
+    dates = tuple(dt.date(2020, 1, 6) + dt.timedelta(weeks=week) for week in range(104))
+    parts = (SeriesPart(name="trend", values=tuple(100.0 + week for week in range(104))), SeriesPart(name="yearly", values=(0.5, 1.25) * 52))
+    panel = report_data.forecasts[0].model_copy(update={"part_dates": dates, "parts": parts})
+    text = render_report(report_data.model_copy(update={"forecasts": (panel,)}))
+    assert Page(text).open == []
+    assert Page(text).drawn == Page(render_report(report_data)).drawn
+    assert text.count('class="plot strip"') == 2
+    assert "<h3>All items, taken apart</h3>" in text
+    assert f"{dates[-1]}</th><td>203</td><td>1.25</td>" in text
+    assert text.split('aria-label="yearly of All items')[1].startswith(": 0.50 to 1.25")
+    assert "taken apart" not in render_report(report_data)
 
 
 @pytest.mark.parametrize(("chosen", "headline"), [((0.4, 0.8), "Forecasts beat last year"), ((0.4, 0.9), "Forecasts made"), ((), "Forecasts made")])
