@@ -41,6 +41,7 @@ from serving.online_store import InProcessStore, OnlineStore, RedisStore
 from serving.recommender import Recommender
 from serving.served_models import FixedModel, Registry, ServedModels
 from serving.settings import ServiceSettings
+from serving.shadow import Shadow
 from serving.year import Year
 from sources.mapping import hash_ids, hash_key
 
@@ -83,6 +84,7 @@ class Service:
         self.scorer = Scorer(max_waiting=settings.max_waiting, max_together=settings.max_together)
         self.store: OnlineStore = _store(settings)
         self.log = ImpressionLog(settings.log_folder) if settings.log_folder else None
+        self.shadow = _shadow(settings, self.models.challenger)
         self.year: Year | None = None
         self.problem: str | None = "the model is being loaded"
         self.rng = random.Random(seed)  # noqa: S311
@@ -204,9 +206,17 @@ class Service:
         if self.year is not None:
             self.year.stop()
         self.scorer.close()
+        if self.shadow is not None:
+            await asyncio.to_thread(self.shadow.close)
         if self.log is not None:
             await asyncio.to_thread(self.log.close)
         await self.store.close()
+
+
+def _shadow(settings: ServiceSettings, challenger: Callable[[], Recommender | None]) -> Shadow | None:
+    if not settings.shadow_share or settings.log_folder is None:
+        return None
+    return Shadow(challenger, settings.log_folder / "shadow", share=settings.shadow_share, draw=random.random)
 
 
 def create_app(settings: ServiceSettings, *, registry: Registry | None = None, now: Callable[[], datetime] | None = None, seed: int | None = None) -> FastAPI:
@@ -275,6 +285,8 @@ def _add_recommendations(app: FastAPI) -> None:
         explanations, other = await service.scorer.run(lambda: _explained(model, ask, shown.found)) if body.explain else (None, None)
         request_id = str(uuid.UUID(int=service.rng.getrandbits(128), version=4))
         service.note(request_id, ask, shown, model.version)
+        if service.shadow is not None and body.model != "challenger":
+            service.shadow.offer(ask, found.item_ids, model.version)
         return _json(
             {
                 "request_id": request_id,

@@ -38,6 +38,9 @@ class ServiceSettings(BaseModel):
     allow_origins: Annotated[tuple[str, ...], Field(description="Origins browsers may call from; none: same origin only.")] = ()
     hash_key: Annotated[SecretStr | None, Field(description="Key of pseudonymised user ids, as at ingest; ids are hashed on arrival.")] = None
     browse_users: Annotated[bool, Field(description="Let the page list user ids; for demonstrations.")] = False
+    shadow_share: Annotated[
+        float, Field(ge=0, le=1, description="Share of the requests the challenger scores too, out of sight; agreement is logged below `log_folder`.")
+    ] = 0.0
     explore_share: Annotated[float, Field(ge=0, lt=1, description="Share of lists whose last place goes to a newcomer of the season.")] = 0.0
     max_lead_days: Annotated[int, Field(ge=0, description="Latest date that can be asked for, days after the cut-off.")] = 3_660
     warm_year: Annotated[bool, Field(description="Compute the season of the coming 53 weeks in the background after start.")] = True
