@@ -80,7 +80,7 @@ def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
 
     without = config.model_copy(update={"forecast": config.forecast.model_copy(update={"enabled": False})})
     rankings = {name: pl.read_parquet(train_and_measure(one).rankings.path) for name, one in ((WITH, config), (WITHOUT, without))}
-    rows = compared(rankings, read_table(validate_only(config).accepted), config)
+    rows = compared(rankings, read_table(validate_only(config)[1].accepted), config)
     cell.parent.mkdir(parents=True, exist_ok=True)
     cell.write_text(json.dumps(rows, indent=0), encoding="utf-8")
     return rows

@@ -67,12 +67,13 @@ def validate(parameters: Parameters, verbose: Verbose = False) -> None:
     with _readable_errors():
         from flows.partial_runs import validate_only
 
-        report = validate_only(config)
-        console.print(f"{report.rows_in:,} rows in, {report.rows_accepted:,} accepted, {report.rows_quarantined:,} quarantined")
-        for rule, count in report.quarantined_by_rule.items():
+        ingested, report = validate_only(config)
+        quarantined = ingested.rows_quarantined + report.rows_quarantined
+        console.print(f"{report.rows_in + ingested.rows_quarantined:,} rows in, {report.rows_accepted:,} accepted, {quarantined:,} quarantined")
+        for rule, count in (*ingested.quarantined_by_rule.items(), *report.quarantined_by_rule.items()):
             console.print(f"  quarantined by {rule}: {count:,}")
         for finding in report.findings:
-            console.print(f"  {finding.severity}: {finding.table}: {escape(finding.message)}")
+            console.print(f"  {finding.severity}: {finding.rule}: {escape(finding.message)}", soft_wrap=True)
         console.print(f"Data Docs: {report.data_docs}")
 
 

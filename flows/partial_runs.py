@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from contracts.artifacts import EvaluationRef, FeatureTables, ValidationReport
+from contracts.artifacts import EvaluationRef, FeatureTables, IngestReport, ValidationReport
 from contracts.config import PipelineConfig
 from tasks.build_features import build_features
 from tasks.build_season import build_season
@@ -16,8 +16,8 @@ from tasks.validate import validate
 
 
 @flow(name="validate-only")
-def validate_only(config: PipelineConfig) -> ValidationReport:
-    """Bring in new events and check them."""
+def validate_only(config: PipelineConfig) -> tuple[IngestReport, ValidationReport]:
+    """Bring in new events and check them; both set rows aside."""
     return _validated(config, store_of(config))
 
 
@@ -48,9 +48,9 @@ def evaluate_version(config: PipelineConfig, version: str) -> EvaluationRef:
     )
 
 
-def _validated(config: PipelineConfig, store: Store) -> ValidationReport:
+def _validated(config: PipelineConfig, store: Store) -> tuple[IngestReport, ValidationReport]:
     ingested = ingest(config.source, store)
-    return validate(
+    return ingested, validate(
         ingested.interactions,
         ingested.item_catalogue,
         config.validation,
@@ -61,7 +61,7 @@ def _validated(config: PipelineConfig, store: Store) -> ValidationReport:
 
 
 def _features(config: PipelineConfig, store: Store) -> tuple[ValidationReport, FeatureTables]:
-    validated = _validated(config, store)
+    _, validated = _validated(config, store)
     tables = build_features(
         validated,
         config.features,

@@ -47,6 +47,79 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
 }
 
 
+def wrong_type(path: Path) -> None:
+    events().with_columns(pl.concat_list("item_id")).write_parquet(path)
+
+
+def in_seconds(path: Path) -> None:
+    events().with_columns(pl.col("event_time").dt.epoch("s")).write_csv(path)
+
+
+def with_one_bad(**bad: pl.Expr) -> Callable[[Path], object]:
+    """A log whose first event is replaced; the others are good."""
+
+    def write(path: Path) -> None:
+        is_first = pl.int_range(pl.len()) == 0
+        table = events().with_columns(event_type=pl.lit("purchase"), price=pl.lit(2.5))
+        table.with_columns(pl.when(is_first).then(value.cast(table.schema[name])).otherwise(pl.col(name)).alias(name) for name, value in bad.items()).write_csv(
+            path
+        )
+
+    return write
+
+
+def doubled(path: Path) -> None:
+    pl.concat([events(), events()]).write_csv(path)
+
+
+def with_catalogue(path: Path) -> None:
+    events().write_csv(path)
+    pl.DataFrame({"item_id": ["i1"], "category": ["tea"]}).write_csv(path.with_name("catalogue.csv"))
+
+
+def in_year(year: int) -> pl.Expr:
+    return pl.lit(dt.datetime(year, 1, 1, tzinfo=dt.UTC))
+
+
+MAPPED = {"columns": {"event_type": "event_type", "price": "price"}}
+
+# name -> ending, writer, more of `source`, exit code, what is said
+MORE: dict[str, tuple[str, Callable[[Path], object], dict[str, Any], int, tuple[str, ...]]] = {
+    "wrong type": ("parquet", wrong_type, {}, WRONG, ("column `item_id` (item_id): expected a text or an integer, found List(String)",)),
+    "seconds declared milliseconds": ("csv", in_seconds, {"time_unit": "ms"}, WRONG, ("source.time_unit", "1970")),
+    "unknown time zone": ("csv", lambda path: events().write_csv(path), {"time_zone": "Europe/Pari"}, WRONG, ("time_zone",)),
+    "without zone": ("csv", lambda path: events().with_columns(pl.col("event_time").dt.replace_time_zone(None)).write_csv(path), {}, 0, ("270 accepted",)),
+    "in the future": ("csv", with_one_bad(event_time=in_year(2200)), MAPPED, 0, ("269 accepted, 1 quarantined", "event_time_in_future: 1")),
+    "beyond any clock": ("csv", with_one_bad(event_time=in_year(2999)), MAPPED, 0, ("270 rows in, 269 accepted, 1 quarantined", "event_time_out_of_range: 1")),
+    "unknown event type": (
+        "csv",
+        with_one_bad(event_type=pl.lit("teleport")),
+        MAPPED,
+        0,
+        ("270 rows in, 269 accepted, 1 quarantined", "unknown_event_type: 1"),
+    ),
+    "negative price": ("csv", with_one_bad(price=pl.lit(-1.0)), MAPPED, 0, ("269 accepted, 1 quarantined", "quarantined by price_negative: 1")),
+    "duplicated rows": ("csv", doubled, {}, 0, ("540 accepted", "warning: rows_repeated: interactions", "source.columns.event_id")),
+    "items absent from the catalogue": ("csv", with_catalogue, {"catalogue_uri": "catalogue.csv"}, 0, ("item_not_in_catalogue",)),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_bad_rows_are_set_aside_or_remarked_on_and_bad_columns_end_the_call(name: str, tmp_path: Path, invoke: Callable[..., Any]):
+    ending, write, more, exit_code, said = MORE[name]
+    write(tmp_path / f"events.{ending}")
+    if "catalogue_uri" in more:
+        more = {**more, "catalogue_uri": str(tmp_path / "catalogue.csv"), "catalogue_columns": {"item_id": "item_id", "category": ["category"]}}
+    parameters = tmp_path / "mine.yaml"
+    source = {"uri": str(tmp_path / f"events.{ending}"), **more}
+    parameters.write_text(yaml.safe_dump({"name": "mine", "storage_root": str(tmp_path / "stores"), "source": source}), encoding="utf-8")
+    shown = invoke("validate", str(parameters))
+    assert shown.exit_code == exit_code, shown.output
+    words = " ".join(shown.output.split())
+    assert [text for text in said if text not in words] == [], words
+    assert "Traceback" not in shown.output
+
+
 @pytest.fixture(params=FAULTS, ids=str)
 def fault(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, int, str]:
     ending, write, exit_code, said = FAULTS[request.param]
