@@ -248,18 +248,43 @@ def list_loss(ranked: RankedTargets) -> tuple[Tensor, Tensor]:
     return ((ranked.totals - ranked.scores) * weights).sum(), weights.sum()
 
 
-@torch.no_grad()
 def measure(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, float]:
-    """NDCG@10 of each list over users, candidates being the pool and each user's own pairs."""
-    gains = {name: [0.0, 0.0] for name in job.lists}
+    """NDCG@10 of each list over the users who have targets in it, candidates being the pool and each user's own pairs."""
+    return {
+        name: float(np.nan_to_num(values[~np.isnan(values)].mean() if (~np.isnan(values)).any() else 0.0))
+        for name, values in ndcg(head, job, sample, users).items()
+    }
+
+
+@torch.no_grad()
+def ndcg(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, np.ndarray]:
+    """NDCG@10 of each list for each user [U], NaN where the user has no target in it."""
+    found: dict[str, list[Tensor]] = {name: [] for name in job.lists}
     ideal = torch.cat([torch.zeros(1), (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)])
     for block in torch.from_numpy(users).split(job.batch_users):
         for ranked in rank_lists(head, job, sample, block, seed=0):
             gain = torch.where(ranked.ranks < TOP, 1 / torch.log2(ranked.ranks + 2.0), torch.zeros(()))
             per_user = torch.zeros(len(block)).index_add(0, ranked.rows, gain) / ideal[ranked.num_targets.clamp(max=TOP)].clamp(min=1e-9)
-            gains[ranked.list_name][0] += float(per_user.sum())
-            gains[ranked.list_name][1] += float((ranked.num_targets > 0).sum())
-    return {name: total / max(number, 1.0) for name, (total, number) in gains.items()}
+            found[ranked.list_name].append(per_user.masked_fill(ranked.num_targets == 0, math.nan))
+    return {name: torch.cat(values).numpy() for name, values in found.items()}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Relative gain in NDCG@10, mean over lists, and the lower end of its 95 % interval."""
+
+    mean: float
+    low: float
+
+
+def paired_gain(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Gain:
+    """Gain of one model over another on the same users: values [U] of each list, NaN where a user has none."""
+    shares = []
+    for name, values in ours.items():
+        change = np.nan_to_num(values - theirs[name])
+        shares.append(change * (len(change) / max(np.nansum(theirs[name]), 1e-9)))
+    per_user = np.mean(shares, axis=0)
+    return Gain(float(per_user.mean()), float(per_user.mean() - 1.96 * per_user.std(ddof=1) / math.sqrt(len(per_user))))
 
 
 def _habit(head: Head, sample: SampleData, pairs: Tensor, is_seen: Tensor, season_rows: Tensor, own_taste: Tensor) -> Tensor:
@@ -305,6 +330,11 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
     samples, at_origins = _load(job, log, folder / f"terms_{process_rank()}")
     metrics: dict[str, float] = {}
     world_size = 1
+    if job.pretraining and job.use_encoder == "if_it_adds" and (gain := _encoder_gain(job, log, samples, compute, folder)) is not None:
+        metrics |= {"encoder_gain": gain.mean, "encoder_gain_low": gain.low, "encoder_used": float(gain.low > 0)}
+        if gain.low <= 0:
+            samples = _without_encoder(samples)
+            at_origins = {origin: replace(known, taste=None, item_vectors=None) for origin, known in at_origins.items()}
     for number, origin in enumerate(job.origins):
         usable = [sample for sample in samples if sample.window_end <= origin]
         if not usable:
@@ -349,6 +379,29 @@ def _load(job: FineTuneJob, log: EventLog, terms: Path) -> tuple[list[SampleData
     return samples, at_origins
 
 
+def _encoder_gain(job: FineTuneJob, log: EventLog, samples: list[SampleData], compute: ComputeConfig, folder: Path) -> Gain | None:
+    """What the encoder adds on held-out users, judged once before the first origin: it has to earn its place; None where nothing is held out."""
+    origin = min(job.origins)
+    usable = [sample for sample in samples if sample.window_end <= origin]
+    if not usable:
+        return None
+    figures = []
+    for label, tried in (("with encoder", usable), ("without encoder", _without_encoder(usable))):
+        _, newest, held_out = _split(tried, job.seed)
+        if len(held_out) < 2:
+            return None
+        place = folder / "encoder" / label.split()[0]
+        head, _, _ = _fit(job, tried, compute, place, seed=job.seed, label=label, unused=_unused_inputs(log, origin.toordinal()))
+        figures.append(ndcg(head, job, newest, held_out))
+    return paired_gain(*figures)
+
+
+def _without_encoder(samples: list[SampleData]) -> list[SampleData]:
+    """The same samples with linear terms of taste only."""
+    nothing = torch.zeros(1, 0)
+    return [replace(s, queries=s.queries[:, :0], taste_items=nothing, pair_taste=s.pair_taste[:, 1:]) for s in samples]
+
+
 def _fit(
     job: FineTuneJob, samples: list[SampleData], compute: ComputeConfig, folder: Path, *, seed: int, label: str, unused: tuple[str, ...]
 ) -> tuple[Head, dict[str, float], int]:
@@ -389,7 +442,8 @@ def _split(samples: list[SampleData], seed: int) -> tuple[list[np.ndarray], Samp
 def _new_head(job: FineTuneJob, samples: list[SampleData], unused: tuple[str, ...]) -> Head:
     chosen = samples[:: max(len(samples) // 6, 1)]
     weights = [
-        [ENCODER_WEIGHT[name]] * bool(job.pretraining) + [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
+        [ENCODER_WEIGHT[name]] * bool(samples[0].queries.shape[1])
+        + [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
         for name in ("again", "discover")
     ]
     return build_head(

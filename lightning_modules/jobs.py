@@ -141,6 +141,7 @@ class FineTuneJob(Job):
     )
     linear_landmarks: Annotated[int, Field(ge=1, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=1, description="Rank of a low-rank linear term.")] = 256
+    use_encoder: Annotated[Literal["if_it_adds", "always"], Field(description="Whether the encoder has to earn its place in taste.")] = "if_it_adds"
     epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96

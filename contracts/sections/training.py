@@ -97,6 +97,10 @@ class FineTuningConfig(Section):
     )
     linear_landmarks: Annotated[int, Field(ge=8, le=32_768, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=8, le=4096, description="Rank of a low-rank linear term.")] = 256
+    use_encoder: Annotated[
+        Literal["if_it_adds", "always"],
+        Field(description="if_it_adds: only where it lifts NDCG@10 of held-out users before the first origin, interval above zero; always: without asking."),
+    ] = "if_it_adds"
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96

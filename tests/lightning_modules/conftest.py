@@ -122,6 +122,7 @@ def pretrain_job(tables: Path) -> PretrainJob:
 def fine_tune_job(tables: Path) -> FineTuneJob:
     """A fine-tuning job of some seconds, without an encoder."""
     return FineTuneJob(
+        use_encoder="always",
         inputs_digest="0123456789abcdef",
         events=str(tables / "events.parquet"),
         vocabulary=str(tables / "vocabulary.parquet"),

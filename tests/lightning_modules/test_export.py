@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from contracts.sections.training import ComputeConfig
+from lightning_modules import fine_tuning
 from lightning_modules.export import export_rows
 from lightning_modules.fine_tuning import fine_tune
 from lightning_modules.head import PriorNetwork
@@ -83,3 +84,16 @@ def test_the_folder_holds_what_the_architecture_page_says(pretrain_job: Pretrain
     assert run(networks / "season.onnx", {"inputs": rows}).shape == (9, 2)
     rows = np.random.default_rng(0).standard_normal((1, len(job.habit_inputs) + len(job.season_inputs) + num_terms)).astype(np.float32)
     assert run(networks / "habit.onnx", {"inputs": rows}).shape == (1,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("low", "is_used"), [(-0.01, False), (0.01, True)])
+def test_the_encoder_is_exported_only_where_it_adds(
+    pretrain_job: PretrainJob, fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: float, is_used: bool
+) -> None:
+    monkeypatch.setattr(fine_tuning, "paired_gain", lambda ours, theirs: fine_tuning.Gain(0.0, low))
+    pretrain(pretrain_job, compute, tmp_path / "pretrain")
+    job = fine_tune_job.model_copy(update={"pretraining": str(tmp_path / "pretrain"), "use_encoder": "if_it_adds", "max_steps": 2, "epochs": 1})
+    result = fine_tune(job, compute, tmp_path / "fine_tune")
+    assert result.metrics["encoder_used"] == float(is_used)
+    assert (tmp_path / "fine_tune" / job.origins[0].isoformat() / "networks" / "encoder.onnx").exists() == is_used

@@ -13,7 +13,7 @@ import torch
 from contracts.errors import DataContractError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
 from lightning_modules import fine_tuning
-from lightning_modules.fine_tuning import RankedTargets, SampleWalk, fine_tune, list_loss, measure, rank_lists
+from lightning_modules.fine_tuning import RankedTargets, SampleWalk, fine_tune, list_loss, measure, ndcg, paired_gain, rank_lists
 from lightning_modules.head import Head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
@@ -206,3 +206,23 @@ def test_calendar_harmonics_wait_for_two_years_of_data(fine_tune_job: FineTuneJo
     first = date(1970, 1, 1) + timedelta(days=log.first_day())
     assert "season_sin_1" in fine_tuning._unused_inputs(log, (first + timedelta(days=729)).toordinal())
     assert fine_tuning._unused_inputs(log, (first + timedelta(days=730)).toordinal()) == ()
+
+
+def test_a_paired_gain_counts_each_list_by_its_own_level() -> None:
+    ours = {"again": np.array([0.6, 0.4, np.nan, 0.5]), "discover": np.array([0.1, 0.1, 0.1, 0.1])}
+    theirs = {"again": np.array([0.5, 0.3, np.nan, 0.4]), "discover": np.array([0.1, 0.1, 0.1, 0.1])}
+    # again: 0.3 more in all, of 1.2; discover: nothing
+    per_user = np.array([0.1, 0.1, 0.0, 0.1]) * (4 / 1.2) / 2
+    gain = paired_gain(ours, theirs)
+    assert gain.mean == pytest.approx(0.125)
+    assert gain.low == pytest.approx(0.125 - 1.96 * per_user.std(ddof=1) / 2)
+
+
+def test_ndcg_is_nothing_known_where_a_user_has_no_target(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
+    job, _, sample = loaded
+    head = new_head(job, sample)
+    values = ndcg(head, job, sample, np.arange(sample.num_users))
+    is_new = (sample.is_target & ~sample.is_seen).numpy()
+    owners = np.repeat(np.arange(sample.num_users), np.diff(sample.offsets.numpy()))
+    assert np.array_equal(~np.isnan(values["discover"]), np.bincount(owners[is_new], minlength=sample.num_users) > 0)
+    assert measure(head, job, sample, np.arange(sample.num_users))["discover"] == pytest.approx(np.nanmean(values["discover"]))
