@@ -129,22 +129,38 @@ def test_a_horizon_longer_than_the_history_is_answered_and_said():
     assert "shorter than the horizon" in result.choices["fallback"].item()
 
 
-def test_duplicated_irregular_and_negative_rows_are_mended_and_noted():
-    rows = demand_of(messy=noisy(60, 5), clean=noisy(60, 6))
-    odd = (
-        rows.filter(pl.col("id") == "messy")
-        .with_row_index()
-        .with_columns(
-            pl.when(pl.col("index") == 10).then(-4.0).otherwise("units").alias("units"),
-            pl.when(pl.col("index") == 20).then(pl.col("date") + timedelta(days=2)).otherwise("date").alias("date"),
-        )
-        .drop("index")
-    )
-    table = pl.concat([odd, odd.tail(1), rows.filter(pl.col("id") == "clean")])
-    result = forecast_demand(table, cutoffs=[cutoff_after(60)], config=CONFIG)
+def duplicated(rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat([rows, rows[[20]]])
+
+
+def irregular(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_row_index().with_columns(date=pl.when(pl.col("index") == 20).then(pl.col("date") + timedelta(days=2)).otherwise("date")).drop("index")
+
+
+def negative(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_row_index().with_columns(units=pl.when(pl.col("index") == 20).then(-4.0).otherwise("units")).drop("index")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "note", "equal_to"),
+    [
+        (duplicated, "duplicated periods added up", lambda units: [*units[:20], 2 * units[20], *units[21:]]),
+        (irregular, "irregular dates moved to their period", lambda units: units),
+        (negative, "negative units set to 0", lambda units: [*units[:20], 0.0, *units[21:]]),
+    ],
+)
+def test_bad_rows_are_mended_as_noted_and_stop_nobody(spoil, note, equal_to):
+    messy, clean = demand_of(messy=noisy(60, 5)), demand_of(clean=noisy(60, 6))
+    result = forecast_demand(pl.concat([spoil(messy), clean]), cutoffs=[cutoff_after(60)], config=CONFIG)
     notes = dict(result.choices.select("id", "notes").iter_rows())
-    assert notes["clean"] is None
-    assert notes["messy"] == "irregular dates moved to their period; negative units set to 0; duplicated periods added up"
+    assert notes == {"clean": None, "messy": note}
+    mended = forecast_demand(pl.concat([demand_of(messy=equal_to(noisy(60, 5))), clean]), cutoffs=[cutoff_after(60)], config=CONFIG)
+    assert result.forecasts["mean"].to_list() == mended.forecasts["mean"].to_list()
+
+
+def test_several_faults_of_one_series_are_all_noted():
+    result = forecast_demand(duplicated(irregular(negative(demand_of(messy=noisy(60, 5))))), cutoffs=[cutoff_after(60)], config=CONFIG)
+    assert result.choices["notes"].item() == "irregular dates moved to their period; negative units set to 0; duplicated periods added up"
 
 
 def test_an_empty_table_is_refused_with_advice():
