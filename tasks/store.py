@@ -3,6 +3,8 @@
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -62,13 +64,11 @@ def audit_address(store: Store) -> str:
 def write_table(table: pl.LazyFrame | pl.DataFrame, path: Path, name: str) -> TableRef:
     """Write one Parquet file (zstd) and return its reference. Atomic: a crash leaves the old file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    if isinstance(table, pl.LazyFrame):
-        table.sink_parquet(aside, compression="zstd", maintain_order=True)
-    else:
-        table.write_parquet(aside, compression="zstd")
-    _sync(aside)
-    aside.replace(path)
+    with _aside(path, ".tmp") as aside:
+        if isinstance(table, pl.LazyFrame):
+            table.sink_parquet(aside, compression="zstd", maintain_order=True)
+        else:
+            table.write_parquet(aside, compression="zstd")
     return table_reference(path, name)
 
 
@@ -93,10 +93,8 @@ def read_table(ref: TableRef) -> pl.LazyFrame:
 def write_text(text: str, path: Path) -> Path:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(path.suffix + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    _sync(aside)
-    aside.replace(path)
+    with _aside(path, path.suffix + ".tmp") as aside:
+        aside.write_text(text, encoding="utf-8")
     return path
 
 
@@ -105,6 +103,19 @@ def fresh_folder(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
+
+
+@contextmanager
+def _aside(path: Path, suffix: str) -> Iterator[Path]:
+    """A path to write to instead; made durable and moved to its place, or removed where writing fails (a full disk gets its room back)."""
+    aside = path.with_suffix(suffix)
+    try:
+        yield aside
+        _sync(aside)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -129,7 +129,7 @@ def test_copy_that_carries_the_approval_and_a_version_without_gates_are_refused(
     name = running.config.registry.model_name
     original = running.mlflow("GET", "model-versions/get", {"name": name, "version": version})["model_version"]
     tags = [*({"key": tag["key"], "value": tag["value"]} for tag in original["tags"]), {"key": "review", "value": "approved"}]
-    body = {"name": name, "source": original["source"], "tags": tags}
+    body = {"name": name, "source": f"models:/{name}/{version}", "tags": tags}
     copy = str(running.mlflow("POST", "model-versions/create", body)["model_version"]["version"])
     done = running.command("promote", str(running.installation.folder / "micro.yaml"), "--version", copy)
     assert done.returncode == 1, done.stdout + done.stderr
