@@ -180,11 +180,12 @@ def memory_mib(process: subprocess.Popen[bytes]) -> float:
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """CPU time of a process so far: what a request costs whatever else the machine does."""
+    """CPU time of a process and its children so far: what requests cost whatever else the machine does."""
     import psutil
 
-    times = psutil.Process(process.pid).cpu_times()
-    return float(times.user + times.system)
+    found = psutil.Process(process.pid)
+    times = [one.cpu_times() for one in [found, *found.children(recursive=True)]]
+    return sum(one.user + one.system for one in times)
 
 
 # ---- load ----------------------------------------------------------------------------------------------------------------
@@ -457,42 +458,16 @@ def measure_growth(rows: Rows, folder: Path, *, num_requests: int) -> None:
         rows.add(model.name, "service", "resident MiB before the long run", before)
 
 
-def measure_mlflow_server(model: Model, uri: str, *, num_requests: int) -> dict[str, float]:
-    """The same registered model behind MLflow's own scoring server."""
-    port = free_port()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the server starts `uvicorn` by its name
-    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    arguments = ["-m", "models:/benchmark/2", "--env-manager", "local", "--port", str(port), "--workers", "1"]
-
-    def requests() -> Iterator[bytes]:
-        for body in model.bodies(seed=3):
-            yield json.dumps({"inputs": [json.loads(body)]}).encode()
-
-    with other_server([str(Path(sys.executable).with_name("mlflow")), "models", "serve", *arguments], environment, f"http://127.0.0.1:{port}/ping"):
-        asyncio.run(closed_loop(port, 2, WARM_UP // 2, requests(), "/invocations"))
-        return asyncio.run(closed_loop(port, 8, num_requests, requests(), "/invocations"))
-
-
-def measure_litserve(model: Model, bundle: Path, folder: Path, *, max_batch: int, num_requests: int) -> dict[str, float]:
-    """The same recommender behind LitServe."""
-    target = folder / "litserve"
-    if not (target / "litserve").is_dir():
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), "litserve", "pyzmq"], check=True)
-    port = free_port()
-    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.litserve_server", str(bundle), str(port), str(max_batch)]
-    with other_server(command, environment, f"http://127.0.0.1:{port}/health"):
-        asyncio.run(closed_loop(port, 2, WARM_UP, model.bodies(seed=1)))
-        return asyncio.run(closed_loop(port, 8, num_requests, model.bodies(seed=3)))
-
-
 @contextmanager
-def other_server(command: Sequence[str], environment: dict[str, str], address: str) -> Iterator[None]:
+def other_server(command: Sequence[str], environment: dict[str, str], address: str) -> Iterator[subprocess.Popen[bytes]]:
     """Another server in a process group of its own, once it answers."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    settings = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", **environment}
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
         try:
             wait_for(address)
-            yield
+            yield process
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:
@@ -501,21 +476,69 @@ def other_server(command: Sequence[str], environment: dict[str, str], address: s
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def measure_beside_others(rows: Rows, model: Model, uri: str, bundle: Path, folder: Path, *, quick: bool) -> None:
-    """Saturation of the service, MLflow's scoring server and LitServe, one after the other, and the ratios."""
-    num_requests = 300 if quick else 2_000
+@contextmanager
+def mlflow_server(uri: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The registered model behind MLflow's own scoring server."""
     port = free_port()
-    with service(port, bundle=str(bundle), cache=str(folder / "cache"), log_folder=str(folder / "log")):
-        asyncio.run(closed_loop(port, 2, WARM_UP, model.bodies(seed=1)))
-        ours = asyncio.run(closed_loop(port, 8, num_requests, model.bodies(seed=3)))
-    rows.load(model.name, "service, int8", "closed loop of 8, beside the others", ours)
-    others = {"MLflow scoring server": measure_mlflow_server(model, uri, num_requests=num_requests // 4)}
-    for batch in (1, 16):
-        others[f"LitServe, batches of at most {batch}"] = measure_litserve(model, bundle, folder, max_batch=batch, num_requests=num_requests)
-    for name, found in others.items():
-        rows.load(model.name, f"{name}, int8", "closed loop of 8", found)
-        goal = "at least 3" if name.startswith("MLflow") else "at least 1"
-        rows.add(model.name, name, "throughput of the service over its", round(ours["per_second"] / found["per_second"], 2), goal=goal)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the server starts `uvicorn` by its name
+    arguments = ["-m", "models:/benchmark/2", "--env-manager", "local", "--port", str(port), "--workers", "1"]
+    command = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", *arguments]
+    with other_server(command, {"PATH": path, "MLFLOW_TRACKING_URI": uri}, f"http://127.0.0.1:{port}/ping") as process:
+        yield process, port
+
+
+@contextmanager
+def litserve(bundle: Path, folder: Path, *, max_batch: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The same recommender behind LitServe, which is installed into a folder of its own."""
+    target = folder / "litserve"
+    if not (target / "litserve").is_dir():
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), "litserve", "pyzmq"], check=True)
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.litserve_server", str(bundle), str(port), str(max_batch)]
+    with other_server(command, {"PYTHONPATH": str(target)}, f"http://127.0.0.1:{port}/health") as process:
+        yield process, port
+
+
+def measure_beside_others(rows: Rows, model: Model, uri: str, bundle: Path, folder: Path, *, quick: bool) -> None:
+    """Saturation of the service, MLflow's scoring server and LitServe: all are up, and are asked in turns, so that a busy moment meets each of them."""
+    turns, at_once = (2, 200) if quick else (6, 400)
+
+    def wrapped(seed: int) -> Iterator[bytes]:
+        for body in model.bodies(seed=seed):
+            yield json.dumps({"inputs": [json.loads(body)]}).encode()
+
+    port = free_port()
+    settings = {"bundle": str(bundle), "cache": str(folder / "cache"), "log_folder": str(folder / "log")}
+    with (
+        service(port, **settings) as (ours, _),
+        mlflow_server(uri) as (theirs, mlflow_port),
+        litserve(bundle, folder, max_batch=1) as (single, single_port),
+        litserve(bundle, folder, max_batch=16) as (batched, batched_port),
+    ):
+        servers = {
+            "service": (ours, port, "/recommend", model.bodies),
+            "MLflow scoring server": (theirs, mlflow_port, "/invocations", wrapped),
+            "LitServe, one by one": (single, single_port, "/recommend", model.bodies),
+            "LitServe, batches of at most 16": (batched, batched_port, "/recommend", model.bodies),
+        }
+        seconds, cpu, failed = (dict.fromkeys(servers, 0.0) for _ in range(3))
+        for turn in range(-1, turns):  # the first turn warms up
+            for name, (process, at, path, requests) in servers.items():
+                before = cpu_seconds(process)
+                found = asyncio.run(closed_loop(at, 8, at_once, requests(seed=turn + 10), path))
+                if turn >= 0:
+                    seconds[name] += found["requests"] / found["per_second"]
+                    cpu[name] += cpu_seconds(process) - before
+                    failed[name] += found["failed"]
+    n = turns * at_once
+    for name in servers:
+        rows.add(model.name, f"{name}, int8", "requests/s, closed loop of 8, in turns", round(n / seconds[name], 1), n=n)
+        rows.add(model.name, f"{name}, int8", "CPU ms a request, closed loop of 8, in turns", round(cpu[name] / n * 1000, 2), n=n)
+        rows.add(model.name, f"{name}, int8", "failed, closed loop of 8, in turns", failed[name], n=n)
+        if name != "service":
+            goal = "at least 3" if name.startswith("MLflow") else "at least 1"
+            rows.add(model.name, name, "throughput of the service over its", round(seconds[name] / seconds["service"], 2), n=n, goal=goal)
+            rows.add(model.name, name, "its CPU a request over that of the service", round(cpu[name] / cpu["service"], 2), n=n)
 
 
 def trained_model() -> Path:

@@ -73,6 +73,7 @@ class Scorer:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(0)  # requests that have arrived already are read first, and scored in this pass
                 model = self._waiting[0].model
                 together = [waiting for waiting in self._waiting if waiting.model is model][: self._max_together]
                 self._waiting = [waiting for waiting in self._waiting if waiting not in together]
