@@ -34,6 +34,7 @@ SECONDS_TO_END = 30.0
 DATABASES = ("prefect", "mlflow", "mlflow_auth")
 ADMIN = "admin"
 WORK_POOL = "perennial-process"
+POSTGRES_FOLDER = Path("/usr/lib/postgresql")
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -253,7 +254,7 @@ def _tell_mlflow_of_the_bridge(installation: Installation) -> None:
 
 def _postgres_program(name: str) -> str:
     """Path of a program of PostgreSQL; Debian keeps them off the path."""
-    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]) if path.parts[4].isdigit() else 0)
+    places = sorted(POSTGRES_FOLDER.glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]) if path.parts[-3].isdigit() else 0)
     found = str(places[-1]) if places else shutil.which(name)
     if not found:
         raise PipelineError(f"PostgreSQL is not installed: no {name} found. On Debian: apt-get install postgresql. `make demo` needs none.")
