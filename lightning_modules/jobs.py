@@ -123,7 +123,7 @@ class FineTuneJob(Job):
         dict[str, tuple[float, float]], Field(description="Starting weight of season inputs in again and discover; the others start at 0.")
     ] = {
         "trend_lift_4w": (1.0, 1.0),
-        "season_last_year_lift": (0.2, 0.2),
+        "season_index": (0.4, 0.4),
         "trend_log_new_buyers_4w": (0.0, 0.4),
     }
     habit_prior: Annotated[dict[str, float], Field(description="Starting weight of habit inputs; the others start at 0; season inputs may be named too.")] = {
