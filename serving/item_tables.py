@@ -62,8 +62,8 @@ class FloatTable:
         self.width = self._table.shape[-1]
 
     def products(self, queries: Floats) -> Floats:
-        """Each query with each item, [B, R] -> [B, I]."""
-        return np.asarray(queries @ self._table.T, np.float32)
+        """Each query with each item, [B, R] -> [B, I]; the other way round, a few queries took four times as long at a million items."""
+        return np.ascontiguousarray((self._table @ np.ascontiguousarray(queries.T)).T)
 
     def rows(self, positions: Integers) -> Floats:
         """Vectors of some items, [N] -> [N, R]."""
