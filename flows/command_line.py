@@ -137,6 +137,17 @@ def evaluate(
         print_evaluation(evaluate_version(config, version or "champion"), console)
 
 
+@app.command("negative-control")
+def negative_control(parameters: Parameters, verbose: Verbose = False) -> None:
+    """Train and measure once more on behaviour without seasons; the next report shows that no season is found there. Takes as long as a run."""
+    config = _load(parameters, verbose=verbose)
+    with _readable_errors():
+        from flows.demo import print_season_lifts
+        from flows.partial_runs import negative_control as run_control
+
+        print_season_lifts(run_control(config), console)
+
+
 @app.command()
 def recommend(
     parameters: Parameters,

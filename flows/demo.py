@@ -60,6 +60,13 @@ def print_evaluation(evaluation: EvaluationRef, console: Console) -> None:
         console.print(_evaluation_table(result, list_name))
 
 
+def print_season_lifts(evaluation: EvaluationRef, console: Console) -> None:
+    """What knowing the date is worth, per list and lead, with its interval."""
+    for lift in read_evaluation(evaluation.path).season_lifts:
+        where = "all leads" if lift.lead_days is None else f"lead {lift.lead_days} days"
+        console.print(f"season lift, {lift.list}, {where}: {lift.relative:+.1%} [{lift.relative_low:+.1%}, {lift.relative_high:+.1%}]", markup=False)
+
+
 def _evaluation_table(result: EvaluationResult, list_name: str) -> Table:
     origins = ", ".join(map(str, result.origins))
     table = Table(title=f"{list_name}: NDCG@10 [95 % interval], cut-offs {origins}", title_justify="left")

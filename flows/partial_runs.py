@@ -10,6 +10,7 @@ from tasks.evaluate import evaluate, evaluate_registered
 from tasks.fine_tune import fine_tune
 from tasks.forecast_demand import forecast_demand
 from tasks.ingest import ingest
+from tasks.negative_control import keep_negative_control, without_seasons
 from tasks.pretrain import pretrain
 from tasks.store import Store, store_of
 from tasks.validate import validate
@@ -62,7 +63,11 @@ def _validated(config: PipelineConfig, store: Store) -> tuple[IngestReport, Vali
 
 def _features(config: PipelineConfig, store: Store) -> tuple[ValidationReport, FeatureTables]:
     _, validated = _validated(config, store)
-    tables = build_features(
+    return validated, _tables(config, validated, store)
+
+
+def _tables(config: PipelineConfig, validated: ValidationReport, store: Store) -> FeatureTables:
+    return build_features(
         validated,
         config.features,
         config.forecast,
@@ -72,14 +77,29 @@ def _features(config: PipelineConfig, store: Store) -> tuple[ValidationReport, F
         has_users=config.source.has_users,
         validation=config.validation,
     )
-    return validated, tables
 
 
 @flow(name="train-and-measure")
 def train_and_measure(config: PipelineConfig) -> EvaluationRef:
     """The path up to the evaluation, without registry: for benchmarks and experiments."""
     store = store_of(config)
-    validated, features = _features(config, store)
+    return _measured(config, _validated(config, store)[1], store)
+
+
+@flow(name="negative-control")
+def negative_control(config: PipelineConfig) -> EvaluationRef:
+    """Train and measure on the same behaviour with its seasons destroyed: a season found there would be leakage. The next report shows it."""
+    store = store_of(config)
+    apart = Store(root=f"{store.root}/negative_control")
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"season_lift": True})})
+    control = without_seasons(_validated(config, store)[1], apart, seed=config.seed)
+    evaluation = _measured(config, control, apart)
+    keep_negative_control(evaluation, store)
+    return evaluation
+
+
+def _measured(config: PipelineConfig, validated: ValidationReport, store: Store) -> EvaluationRef:
+    features = _tables(config, validated, store)
     forecasts = (
         forecast_demand(features, config.forecast, store, compute=config.compute, validation=config.validation, seed=config.seed)
         if config.forecast.enabled

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
 from contracts import columns as c
@@ -39,9 +39,12 @@ def find_champion(bundles: Bundles, registry: RegistryConfig, store: Store) -> C
     client = connect(registry, store.storage_root)
     serving = version_at(client, registry.model_name, CHAMPION)
     if serving is None or serving.tags.get("bundle_digest") == bundles.final.digest:
+        reason = "there is none yet" if serving is None else f"version {serving.version} is the very model of this run"
+        create_markdown_artifact(f"No champion to compare with: {reason}. The best baseline of each list stands in.", key="champion")
         return None
     numbers = (str(serving.version), serving.tags.get("evaluated_version", str(serving.version)))
     bundle, measured = (bundle_ref(read_bundle(bundle_of_version(registry, store.storage_root, number))) for number in numbers)
+    create_markdown_artifact(f"Version {numbers[0]} of {registry.model_name} serves now; its data end {measured.cutoff}.", key="champion")
     return ChampionRef(version=numbers[0], bundle=bundle, measured=measured)
 
 

@@ -24,6 +24,7 @@ from forecasting.plot import PERIODS_A_YEAR, YEARS_SHOWN, decompose, part_name
 from serving.recommender import Recommender
 from tasks.evaluate import read_evaluation
 from tasks.examples import example_dates, example_user, item_titles
+from tasks.negative_control import NEGATIVE_CONTROL_NAME
 from tasks.registry import ChildRun, child_of, connect, log_to_run, run_of_version
 from tasks.reuse import run_each_time
 from tasks.store import Store, fresh_folder, read_table, write_text
@@ -31,7 +32,6 @@ from tasks.store import Store, fresh_folder, read_table, write_text
 NUM_FORECAST_PANELS = 4
 REPORT_NAME = "report.html"
 FIGURES = "figures"
-NEGATIVE_CONTROL_NAME = "negative_control.json"
 
 
 @task(name="report", **run_each_time(minutes=30))

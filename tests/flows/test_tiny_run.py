@@ -52,6 +52,7 @@ class TestPrefect:
             ("pretrain-progress", "progress"),
             ("fine-tune-progress", "progress"),
             ("forms", "table"),
+            ("champion", "markdown"),
             ("evaluation", "table"),
             ("mlflow", "markdown"),
             ("gates", "markdown"),
@@ -314,6 +315,38 @@ class TestAfterwards:
         steps = newest_run("evaluate-version").steps
         assert steps["build_features"] == ["Cached"]
         assert "fine_tune" not in steps
+
+    def test_path_up_to_the_evaluation_runs_without_the_registry(self, tiny: TinyRuns):
+        from flows.partial_runs import train_and_measure
+
+        versions = mlflow.MlflowClient().search_model_versions("")
+        evaluation = train_and_measure(tiny.config)
+        steps = newest_run("train-and-measure").steps
+        assert steps["fine_tune"] == ["Cached"]
+        assert not {"register", "gate", "promote"} & set(steps)
+        assert Path(evaluation.path).is_file()
+        assert len(mlflow.MlflowClient().search_model_versions("")) == len(versions)
+
+    def test_negative_control_is_trained_apart_and_shown_by_the_next_report(self, tiny: TinyRuns):
+        from flows.partial_runs import negative_control
+        from tasks.store import store_of
+        from tasks.write_report import read_negative_control
+
+        store = store_of(tiny.config)
+        assert read_negative_control(store) == ()
+        short = {  # fewer cut-offs and no encoder: where the control goes is looked at here, not what it finds
+            "features": tiny.config.features.model_copy(update={"cutoff_every_days": 91}),
+            "forecast": tiny.config.forecast.model_copy(update={"enabled": False}),
+            "pretraining": tiny.config.pretraining.model_copy(update={"enabled": False}),
+        }
+        negative_control(tiny.config.model_copy(update=short))
+        lifts = read_negative_control(store)
+        assert {(lift.list, lift.lead_days) for lift in lifts} >= {("again", None), ("discover", None)}
+        kept = next((Path(store.root) / "negative_control" / "steps" / "rotate_histories").glob("*/interactions.parquet"))
+        assert pl.scan_parquet(kept).select(pl.len()).collect().item() == tiny.config.source.synthetic.num_events
+        steps = newest_run("negative-control").steps
+        assert steps["validate"] == ["Cached"]
+        assert steps["rotate_histories"] == steps["fine_tune"] == ["Completed"]
 
 
 class TestTwoProcesses:
