@@ -37,6 +37,7 @@ WORK = ROOT / ".perennial" / "benchmarks" / "serving"
 CUTOFF = date(2025, 7, 1)
 WIDTH, BLOCKS, HISTORY, LANDMARKS, POOL = 64, 2, 64, 4_096, 4_096
 WARM_UP = 200
+WRITTEN_AFTER = 11  # seconds: impressions that wait to be written are memory too
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------------
@@ -452,9 +453,11 @@ def measure_growth(rows: Rows, folder: Path, *, num_requests: int) -> None:
     port = free_port()
     with service(port, bundle=str(model.bundle), cache=str(folder / "cache"), log_folder=str(folder / "growth-log")) as (process, _):
         asyncio.run(closed_loop(port, 8, num_requests // 10, model.bodies(seed=6)))
+        time.sleep(WRITTEN_AFTER)
         before = memory_mib(process)
         found = asyncio.run(closed_loop(port, 8, num_requests, model.bodies(session_share=0.05, seed=7)))
         rows.load(model.name, "service", "closed loop of 8, long run", found, {"failed": "0"})
+        time.sleep(WRITTEN_AFTER)
         rows.add(model.name, "service", "growth of resident MiB over the long run", round(memory_mib(process) - before, 1), n=num_requests, goal="none")
         rows.add(model.name, "service", "resident MiB before the long run", before)
 
