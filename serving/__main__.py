@@ -29,6 +29,7 @@ def serve(*, host: str, port: int, workers: int = 1, log_level: str = "info") ->
         log_level=log_level,
         access_log=False,
         timeout_graceful_shutdown=30,
+        timeout_keep_alive=75,  # longer than a balancer keeps an idle connection, or it would send into a closed one
     )
 
 
