@@ -81,7 +81,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     >>> ticks(0.03, 0.41)
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     """
-    high = high if high > low else low + (abs(low) or 1.0)
+    is_flat = high - low <= 1e-9 * max(abs(low), abs(high))  # such as a season that is 1 but for rounding
+    high = low + (abs(low) or 1.0) if is_flat else high
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)

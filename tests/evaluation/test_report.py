@@ -274,3 +274,11 @@ def test_an_example_is_one_users_list_with_titles():
     assert [(item.rank, item.title, item.category, item.score) for item in example.items] == [(1, "Ice cream", "frozen", 3.5), (2, "i2", "", 1.5)]
     with pytest.raises(ValueError, match="no list 'discover' of user 'ann' for 2021-07-04"):
         example_of(rankings, user="ann", list_name="discover", request_date=day, title="July")
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (1.0, 1.0 + 4e-16), (0.0, 0.0), (1.0 - 1e-14, 1.0)])
+def test_an_axis_of_values_that_hardly_differ_still_has_a_length(low: float, high: float) -> None:
+    found = ticks(low, high, 3)
+    assert found[-1] - found[0] >= 1.0
+    assert found[0] <= low + 1e-9
+    assert found[-1] >= high
