@@ -26,7 +26,7 @@ class MadeVersion:
 
 
 class MadeRegistry:
-    """The calls promotion makes, with MLflow's errors; test_promotion_on_mlflow.py compares it with MLflow itself."""
+    """The calls promotion makes, with MLflow's errors; test_promotion_any_order.py compares it with MLflow itself."""
 
     def __init__(self) -> None:
         self.versions: dict[str, MadeVersion] = {}
