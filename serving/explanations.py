@@ -1,11 +1,11 @@
 """Why an item stands in a list, in words and in numbers that hold.
 
 Parts: the score's own arithmetic. Taste: the history items whose absence lowers the item's taste most, found by taking each of them out
-in turn (deletion, exact for this model; no gradient needed). Season and habit: the inputs that speak for them. Counterfactual: the list
-as it would be without one item of the history.
+in turn (deletion, exact for this model; no gradient needed). Season: the inputs whose absence lowers it most, found the same way. Habit:
+what the user's record says. Counterfactual: the list as it would be without one item of the history.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,13 +15,19 @@ from contracts import columns as c
 from serving.answers import Ask, RankedList
 from serving.behaviour import EPOCH, Behaviour
 from serving.item_tables import Integers
-from serving.recommender import DISCOVER, Question, Recommender
+from serving.recommender import DISCOVER, SEASON_COLUMN, Question, Recommender
 
 MAX_HISTORY_ITEMS: Final = 128
 NUM_BECAUSE: Final = 3
 LEAST_DROP: Final = 0.02
 LEAST_LIFT: Final = 0.25
 DAYS_A_WEEK: Final = 7
+INDEX: Final = "season_index"
+LAST_YEAR: Final = "season_last_year_lift"
+ITEM_INPUTS: Final = (INDEX, LAST_YEAR, "season_last_year_change")
+CATEGORY_INPUTS: Final = ("season_category_last_year_lift", "season_parent_category_last_year_lift")
+FORECAST_INPUTS: Final = ("season_forecast_lift", "season_category_forecast_lift")
+TREND_INPUTS: Final = ("trend_lift_1w", "trend_lift_4w", "trend_lift_13w", "trend_lift_4w_over_8w")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,14 @@ class Explanation:
 
     reasons: tuple[str, ...]
     because: tuple[Because, ...]
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Words about an item's season and the inputs they rest on, which are 0 where everything is as usual."""
+
+    words: str
+    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -95,13 +109,22 @@ def counterfactual(recommender: Recommender, ask: Ask, found: RankedList, withou
 
 
 def season_words(recommender: Recommender, ask: Ask, found: RankedList) -> list[str | None]:
-    """What speaks for the season part of each item: the same weeks of last year, its forecast, its trend."""
+    """What speaks most for the season part of each item that has one above the mean: last year's weeks, its category's, its forecast, its trend.
+
+    By deletion: the inputs that make a claim are set to "as usual" and the season network is asked again; the claim whose absence costs most is named, and
+    none that costs nothing, whatever its numbers say.
+    """
     names = recommender.networks.head.season_inputs
-    inputs = recommender.season_inputs_of(ask.request_date, ask.region)[found.positions]
+    column = SEASON_COLUMN[ask.list_name]
     words: list[str | None] = []
-    for row, season in zip(inputs, found.season, strict=True):
-        value = dict(zip(names, row.tolist(), strict=True))
-        words.append(_season_word(value) if season > 0 else None)
+    for row, season in zip(recommender.season_inputs_of(ask.request_date, ask.region)[found.positions], found.season, strict=True):
+        claims = _season_claims(dict(zip(names, row.tolist(), strict=True))) if season > 0 else []
+        without = np.stack([row, *(np.where(np.isin(names, claim.inputs), np.float32(0), row) for claim in claims)])
+        scores = recommender.networks.season(without)[:, column]
+        drops = scores[0] - scores[1:]
+        best = int(np.argmax(drops)) if claims else -1
+        held = bool(claims) and drops[best] > LEAST_DROP
+        words.append((claims[best].words if held else "popular at this time") if season > 0 else None)
     return words
 
 
@@ -112,18 +135,22 @@ def habit_words(behaviour: Behaviour, ask: Ask, found: RankedList) -> list[str |
     return [_habit_word(table[position], today) if position in table else None for position in found.positions.tolist()]
 
 
-def _season_word(value: dict[str, float]) -> str | None:
-    last_year, forecast, trend = (value.get(name, 0.0) for name in ("season_last_year_lift", "season_category_forecast_lift", "trend_lift_4w"))
+def _season_claims(value: Mapping[str, float]) -> list[_Claim]:
+    """What could be said of an item's season, each with the inputs it rests on. An item that was not there last year has its category's index."""
+    own = value.get(INDEX, value.get(LAST_YEAR, 0.0))
     category = value.get("season_category_last_year_lift", 0.0)
-    if last_year > LEAST_LIFT and last_year >= category:
-        return f"in season now: {np.exp(last_year):.1f} times its usual share in these weeks last year"
-    if category > LEAST_LIFT:
-        return f"its category is in season: {np.exp(category):.1f} times its usual share in these weeks last year"
-    if forecast > LEAST_LIFT:
-        return f"in season now: its category is forecast at {np.exp(forecast):.1f} times the year's level"
-    if trend > LEAST_LIFT:
-        return f"rising: {np.exp(trend):.1f} times its usual share in the last four weeks"
-    return "popular at this time"
+    has_own = value.get("season_existed_last_year", 1.0) > 0
+    forecast = value.get("season_forecast_lift", 0.0) if value.get("season_forecast_known", 0.0) > 0 else value.get("season_category_forecast_lift", 0.0)
+    whose = "it" if value.get("season_forecast_known", 0.0) > 0 else "its category"
+    trend = value.get("trend_lift_4w", 0.0)
+    of_item, of_category = ((own, ITEM_INPUTS), (category, CATEGORY_INPUTS)) if has_own else ((0.0, ()), (own, (*ITEM_INPUTS, *CATEGORY_INPUTS)))
+    claims = [
+        (of_item, "in season now: {:.1f} times its usual share in these weeks last year"),
+        (of_category, "its category is in season: {:.1f} times its usual share in these weeks last year"),
+        ((forecast, FORECAST_INPUTS), f"in season now: {whose} is forecast at {{:.1f}} times the year's level"),
+        ((trend, TREND_INPUTS), "rising: {:.1f} times its usual share in the last four weeks"),
+    ]
+    return [_Claim(words.format(np.exp(lift)), inputs) for (lift, inputs), words in claims if lift > LEAST_LIFT]
 
 
 def _habit_word(row: dict[str, object], today: int) -> str:

@@ -1,7 +1,10 @@
 """The one place of serving that speaks to MLflow: which version an alias points at, and its bundle on this machine."""
 
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,8 @@ from serving.bundle import MANIFEST, read_bundle
 from serving.recommender import Recommender
 
 COMPLETE: Final = "complete"
+DERIVED: Final = re.compile(r"(?:linear|year)-(?P<digest>[0-9a-f]+)(?:-\d+)?\.npy")
+YOUNG_SECONDS: Final = 600
 NOT_FOUND: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
@@ -83,7 +88,30 @@ class ModelRegistry:
     def cached_versions(self) -> list[str]:
         """Versions whose bundle lies complete in the cache, the latest fetched first."""
         marks = sorted(self._cache.glob(f"{self.model_name}-*/{COMPLETE}"), key=lambda mark: mark.stat().st_mtime, reverse=True)
-        return [mark.parent.name.removeprefix(f"{self.model_name}-") for mark in marks]
+        return [number for mark in marks if (number := mark.parent.name.removeprefix(f"{self.model_name}-")).isdigit()]  # not those of `name-other`
+
+    def keep_only(self, numbers: Collection[str], *, now: float | None = None) -> list[str]:
+        """Take other versions of this model off the cache, and what was computed for bundles that are no longer there; gives the versions that went.
+
+        A version that was fetched within the last ten minutes, or is being fetched, stays: another process on the same cache may be about to load it.
+        The mark of a complete version goes first, so a removal that is cut short leaves what is fetched again, never half a version that looks whole.
+        """
+        oldest = (time.time() if now is None else now) - YOUNG_SECONDS
+        gone = []
+        for folder in self._cache.glob(f"{self.model_name}-*"):
+            number = folder.name.removeprefix(f"{self.model_name}-")
+            if not number.isdigit() or number in numbers or max(_modified(folder), _modified(folder / COMPLETE)) > oldest:
+                continue
+            (folder / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            gone.append(number)
+        if gone:
+            kept = {read_bundle(_bundle_below(mark.parent), verify=False).digest for mark in self._cache.glob(f"*/{COMPLETE}")}
+            for path in self._cache.glob("*.npy"):
+                named = DERIVED.fullmatch(path.name)
+                if named and named["digest"] not in kept and _modified(path) <= oldest:
+                    path.unlink(missing_ok=True)
+        return gone
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
@@ -102,6 +130,14 @@ def _faults() -> Iterator[None]:
         if any(sign in str(error) for sign in ("Max retries exceeded", "API request", "database is locked", "unable to open database")):
             raise TransientError(f"MLflow does not answer: {error}. The service goes on with the version it has.", step="serve") from error
         raise
+
+
+def _modified(path: Path) -> float:
+    """Time a file was last written; never, where another process took it away."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("-inf")
 
 
 def _made(folder: Path) -> Path:

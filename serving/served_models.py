@@ -7,7 +7,8 @@ remembered, the old one stays. Without MLflow the service goes on with what it h
 import json
 import logging
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -41,6 +42,10 @@ class Registry(Protocol):
 
     def cached_versions(self) -> list[str]:
         """Versions that can be loaded without the registry."""
+        ...
+
+    def keep_only(self, numbers: Collection[str]) -> list[str]:
+        """Take other versions off the cache; gives those that went."""
         ...
 
 
@@ -117,6 +122,7 @@ class ServedModels:
             logger.exception("version %s refused; version %s goes on", number, self.champion.version if self.champion else "none")
             return False
         self._take(found)
+        self._prune()
         logger.info("version %s serves (ready after %.1f s)", number, time.perf_counter() - started)
         return True
 
@@ -141,17 +147,42 @@ class ServedModels:
     def _take(self, found: Recommender) -> None:
         if self.champion is not None:
             self.swaps += 1
+        last = self._last_served()
+        previous = last.get("version") if last.get("version") != found.version else last.get("previous")
         self.champion = found
         self._cache.mkdir(parents=True, exist_ok=True)
-        (self._cache / LAST_SERVED).write_text(json.dumps({"model": self._registry.model_name, "version": found.version}), encoding="utf-8")
+        served = {"model": self._registry.model_name, "version": found.version, "previous": previous}
+        draft = self._cache / f".{LAST_SERVED}.{uuid.uuid4().hex[:8]}"
+        draft.write_text(json.dumps(served), encoding="utf-8")
+        draft.replace(self._cache / LAST_SERVED)
         if self._on_change is not None:
             self._on_change(found)
 
+    def _prune(self) -> None:
+        """Leave the version that serves, the one before it and the challenger in the cache. What fails here must not take the service down."""
+        assert self.champion is not None
+        try:
+            kept = {self.champion.version, self._last_served().get("previous"), self._registry.number_at(self._challenger_alias)}
+            if self._challenger is not None:
+                kept.add(self._challenger.version)
+            gone = self._registry.keep_only({number for number in kept if number is not None})
+        except Exception:
+            logger.exception("old versions could not be taken off the cache; it is tried again after the next change")
+            return
+        if gone:
+            logger.info("taken off the cache: version %s", ", ".join(gone))
+
+    def _last_served(self) -> dict[str, str | None]:
+        """Version of this model that served last from this cache and the one before it; empty where none did."""
+        try:
+            found: dict[str, str | None] = json.loads((self._cache / LAST_SERVED).read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return found if found.get("model") == self._registry.model_name else {}
+
     def _fallbacks(self) -> list[str]:
         cached = self._registry.cached_versions()
-        path = self._cache / LAST_SERVED
-        last = json.loads(path.read_text(encoding="utf-8"))["version"] if path.is_file() else None
-        return [number for number in dict.fromkeys([last, *cached]) if number in cached]
+        return [number for number in dict.fromkeys([self._last_served().get("version"), *cached]) if number in cached]
 
 
 class FixedModel:
@@ -171,6 +202,10 @@ class FixedModel:
     def cached_versions(self) -> list[str]:
         """Always there."""
         return ["bundle"]
+
+    def keep_only(self, numbers: Collection[str]) -> list[str]:
+        """Nothing: the folder is not the service's own."""
+        return []
 
 
 def check_golden_requests(recommender: Recommender, today: date) -> None:

@@ -1,5 +1,6 @@
 """A registry in memory, for tests of what the service does while the champion changes."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from contracts.errors import TransientError
@@ -28,3 +29,8 @@ class ShelfRegistry:
 
     def cached_versions(self) -> list[str]:
         return self.cached
+
+    def keep_only(self, numbers: Collection[str]) -> list[str]:
+        gone = [number for number in self.cached if number not in numbers]
+        self.cached = [number for number in self.cached if number in numbers]
+        return gone

@@ -1,14 +1,18 @@
 """Reasons hold: what is named matters more than what is not, and the parts are the score's own."""
 
+import shutil
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serving.answers import Ask, answer_all
+from features.season import SEASON_INPUTS
+from serving.answers import Ask, RankedList, answer_all
 from serving.behaviour import Behaviour
-from serving.explanations import counterfactual, explain, most_important
+from serving.explanations import LEAST_LIFT, _season_claims, counterfactual, explain, most_important, season_words
 from serving.recommender import Question, Recommender
+from tests.serving.hand_made import linear_graph
 from tests.serving.small_shop import USERS
 
 DAY = date(2024, 12, 5)
@@ -79,3 +83,42 @@ def test_a_session_is_explained_too_and_a_stranger_has_no_taste_to_explain(shop:
     explanations = explain(shop, ask, found)
     assert all(not explanation.because for explanation in explanations)
     assert any("in season" in reason for explanation in explanations for reason in explanation.reasons)
+
+
+def reasoned(shop_bundle: Path, tmp_path: Path, season: dict[str, tuple[float, float]]) -> tuple[Recommender, RankedList, list[str | None]]:
+    """The shop with a season network that adds these inputs only; a stranger's list and what is said of its season."""
+    shutil.copytree(shop_bundle, tmp_path / "bundle")
+    weights = np.array([season.get(name, (0.0, 0.0)) for name in SEASON_INPUTS])
+    linear_graph(tmp_path / "bundle" / "networks" / "season.onnx", weights, "season", squeeze=False)
+    model = Recommender.load(tmp_path / "bundle", verify=False)
+    ask = Ask(DAY, "nobody", k=10)
+    (found,) = answer_all(model, [ask])
+    return model, found, season_words(model, ask, found)
+
+
+def test_in_season_is_said_with_the_index_the_model_scores_with(shop_bundle: Path, tmp_path: Path) -> None:
+    model, found, words = reasoned(shop_bundle, tmp_path, {"season_index": (1.0, 1.0)})
+    index = model.season_inputs_of(DAY)[found.positions, SEASON_INPUTS.index("season_index")]
+    assert index.min() > LEAST_LIFT
+    assert words == [f"in season now: {np.exp(value):.1f} times its usual share in these weeks last year" for value in index]
+
+
+def test_no_season_is_claimed_that_the_model_does_not_score(shop_bundle: Path, tmp_path: Path) -> None:
+    """The items' index is as high as before, but here only how much they sell counts."""
+    model, found, words = reasoned(shop_bundle, tmp_path, {"trend_log_level_52w": (1.0, 1.0)})
+    assert model.season_inputs_of(DAY)[found.positions, SEASON_INPUTS.index("season_index")].max() > LEAST_LIFT
+    assert set(words) == {"popular at this time"}
+
+
+def test_an_item_that_was_not_there_last_year_has_its_categorys_season() -> None:
+    row = {"season_index": 0.7, "season_category_last_year_lift": 0.4, "season_existed_last_year": 0.0}
+    assert [claim.words for claim in _season_claims(row)] == ["its category is in season: 2.0 times its usual share in these weeks last year"]
+    words = [claim.words for claim in _season_claims(row | {"season_existed_last_year": 1.0})]
+    assert words[0] == "in season now: 2.0 times its usual share in these weeks last year"
+    assert words[1] == "its category is in season: 1.5 times its usual share in these weeks last year"
+
+
+def test_a_forecast_is_the_items_own_only_where_it_has_one() -> None:
+    row = {"season_forecast_lift": 0.0, "season_category_forecast_lift": 0.5, "season_forecast_known": 0.0}
+    assert [claim.words for claim in _season_claims(row)] == ["in season now: its category is forecast at 1.6 times the year's level"]
+    assert not _season_claims(row | {"season_forecast_known": 1.0})

@@ -1,6 +1,9 @@
 """The champion changes while it answers; a version that fails is refused; the registry may be away."""
 
+import os
+import shutil
 import threading
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -10,7 +13,9 @@ import pytest
 
 from contracts.errors import BundleError
 from serving.answers import Ask, answer_all
+from serving.bundle import read_bundle
 from serving.recommender import Recommender
+from serving.registry import COMPLETE, ModelRegistry
 from serving.served_models import ServedModels, check_golden_requests
 from tests.serving.shelf_registry import ShelfRegistry
 from tests.serving.small_shop import write_shop
@@ -73,6 +78,62 @@ def test_without_the_registry_the_service_goes_on_and_starts_from_its_cache(regi
     later = served(registry, tmp_path)
     later.start()
     assert version(later) == "2", "the one that served last, not the one that was fetched first"
+
+
+def test_the_version_that_serves_the_one_before_and_the_challenger_stay_in_the_cache(registry: ShelfRegistry, tmp_path: Path) -> None:
+    registry.bundles |= {"4": registry.bundles["1"], "5": registry.bundles["2"]}
+    models = served(registry, tmp_path)
+    models.start()
+    registry.aliases["challenger"] = "5"
+    models.challenger()
+    for number in ("2", "4"):
+        registry.aliases["champion"] = number
+        assert models.refresh()
+    assert sorted(registry.cached) == ["2", "4", "5"]
+    again = served(registry, tmp_path)
+    again.start()
+    assert sorted(registry.cached) == ["2", "4", "5"], "a start with the same champion remembers the one before it"
+    registry.aliases["champion"] = "2"
+    assert again.refresh()
+    assert sorted(registry.cached) == ["2", "4", "5"], "after a roll-back the two have changed places"
+
+
+def test_a_cache_that_cannot_be_pruned_does_not_stop_a_new_champion(registry: ShelfRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = served(registry, tmp_path)
+    models.start()
+
+    def fails(numbers: object) -> list[str]:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(registry, "keep_only", fails)
+    registry.aliases["champion"] = "2"
+    assert models.refresh()
+    assert version(models) == "2"
+
+
+def test_old_versions_leave_the_cache_and_what_was_computed_for_them_too(shop_bundle: Path, bundles: dict[str, Path], tmp_path: Path) -> None:
+    registry, now = ModelRegistry("http://127.0.0.1:9", "shop", tmp_path), time.time()
+    digests = {}
+    for number, bundle, age in (("1", bundles["1"], 9_000), ("2", bundles["2"], 9_000), ("3", bundles["1"], 60), ("4", bundles["1"], 9_000)):
+        shutil.copytree(bundle, tmp_path / f"shop-{number}" / "artifacts" / "bundle")
+        mark = tmp_path / f"shop-{number}" / COMPLETE
+        mark.touch()
+        for path in (mark, mark.parent):
+            os.utime(path, (now - age, now - age))
+        digests[number] = read_bundle(bundle, verify=False).digest
+    assert digests["1"] != digests["2"]
+    for name in ("shop-9", "shop-eu-1", "shop-8"):  # being fetched, of another model, left half by a process that was killed
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / "shop-eu-1", (now - 9_000, now - 9_000))
+    os.utime(tmp_path / "shop-8", (now - 9_000, now - 9_000))
+    for number in ("1", "2"):
+        for name in (f"linear-{digests[number]}-0.npy", f"year-{digests[number]}.npy"):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (now - 9_000, now - 9_000))
+    (tmp_path / "other.npy").touch()
+    assert sorted(registry.keep_only(("4",), now=now)) == ["1", "2", "8"]
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"shop-3", "shop-4", "shop-9", "shop-eu-1", f"linear-{digests['1']}-0.npy", f"year-{digests['1']}.npy", "other.npy"}
 
 
 def test_with_neither_registry_nor_cache_the_error_says_what_to_do(registry: ShelfRegistry, tmp_path: Path) -> None:
