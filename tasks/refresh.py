@@ -20,7 +20,7 @@ from serving.bundle import FORECASTS, ITEM_CATALOGUE, NETWORKS, VOCABULARY, bund
 from serving.recommender import Recommender
 from tasks.evaluate import OURS, read_evaluation
 from tasks.register import git_sha, golden_requests
-from tasks.registry import CHAMPION, ChildRun, bundle_of_version, connect, log_data_sets, log_recommender, log_to_run, start_parent, version_at
+from tasks.registry import CHAMPION, ChildRun, bundle_of_version, connect, log_data_sets, log_recommender, log_to_run, registry_faults, start_parent, version_at
 from tasks.reuse import run_each_time
 from tasks.store import Store, read_table, write_text
 
@@ -95,7 +95,8 @@ def register_refreshed(
     """Both bundles as versions of the recommender; the same bundle and evaluation are not registered twice."""
     registry = config.registry
     client = connect(registry, store.storage_root)
-    trained_until = client.get_model_version(registry.model_name, champion.version).tags.get("trained_until", champion.bundle.cutoff)
+    with registry_faults():
+        trained_until = client.get_model_version(registry.model_name, champion.version).tags.get("trained_until", champion.bundle.cutoff)
     run_id = start_parent(
         client,
         registry.experiment,
@@ -133,7 +134,8 @@ def register_refreshed(
     final = log_recommender(
         client, registry.model_name, run_id, bundles.final, kind=KIND, description=card, tags={**shared, "evaluated_version": measured}, extra=[golden]
     )
-    client.set_terminated(run_id)
+    with registry_faults():
+        client.set_terminated(run_id)
     return RegisteredVersion(
         name=registry.model_name, version=final, run_id=run_id, evaluation_digest=evaluation.digest, evaluated_version=measured, golden_requests=str(golden)
     )

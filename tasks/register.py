@@ -29,6 +29,7 @@ from tasks.registry import (
     log_forecaster,
     log_recommender,
     log_to_run,
+    registry_faults,
     start_parent,
 )
 from tasks.reuse import run_each_time
@@ -133,7 +134,8 @@ def register(
             f"mean and quantiles of {', '.join(config.forecast.levels)}, each with the model its back-test chose.",
             tags={**shared, "cutoff": features.end},
         )
-    client.set_terminated(parent)
+    with registry_faults():
+        client.set_terminated(parent)
     get_run_logger().info("registered %s version %s (measured as version %s), run %s", registry.model_name, final, measured, parent)
     create_link_artifact(
         registry.tracking_uri or local_tracking_uri(store.storage_root), key="mlflow", link_text=f"MLflow: {registry.model_name} version {final}"

@@ -182,6 +182,7 @@ def log_recommender(
     found = _version_of(client, name, bundle.digest, tags["evaluation_digest"])
     if found is not None:
         return found
+    _remove_unfinished(client, name, run_id)
     with active_run(run_id):
         logged = mlflow.pyfunc.log_model(
             name=f"recommender-{kind.split(maxsplit=1)[0]}",
@@ -269,6 +270,14 @@ def _describe(client: MlflowClient, name: str, number: str, description: str, ta
     with registry_faults():
         client.update_model_version(name, number, description=description)
     set_version_tags(client, name, number, tags)
+
+
+def _remove_unfinished(client: MlflowClient, name: str, run_id: str) -> None:
+    """Remove what an interrupted try of this run left: versions without their last tag, of which nobody can tell what they are."""
+    with registry_faults():
+        for found in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if "bundle_digest" not in found.tags:
+                client.delete_model_version(name, found.version)
 
 
 def _version_of(client: MlflowClient, name: str, digest: str, evaluation_digest: str | None = None) -> str | None:

@@ -17,35 +17,7 @@ import pytest
 from contracts.config import PipelineConfig
 from flows.local_installation import Installation, free_ports, start, stop
 from tasks.store import CODE_ROOT
-
-MICRO: dict[str, Any] = {
-    "name": "micro",
-    "source": {"dataset": "synthetic", "synthetic": {"num_events": 4_000, "num_users": 60, "num_items": 40, "days": 460}},
-    "features": {"country": "GB", "max_history": 32, "habit_half_lives_days": [90], "first_cutoff_after_days": 300},
-    "forecast": {"enabled": False},
-    "pretraining": {"enabled": False, "encoder": {"max_history": 32}},
-    "fine_tuning": {
-        "leads_days": [0],
-        "linear": [{"ridge": 100.0}],
-        "epochs": 1,
-        "max_steps": 10,
-        "num_candidates": 40,
-        "num_drawn": 0,
-        "season_width": 4,
-        "habit_width": 4,
-    },
-    "evaluation": {
-        "num_origins": 1,
-        "leads_days": [0],
-        "baselines": ["popular_28d", "habit_90d"],
-        "num_resamples": 100,
-        "season_lift": False,
-        "slices": False,
-    },
-    "registry": {"gates": {"min_relative_gain": -1, "min_slice_gain": -1, "min_coverage": 0, "max_latency_ms": 10_000}},
-    "publish": {"days_ahead": [0]},
-    "compute": {"threads": 1},
-}
+from tests.flows.micro import MICRO
 
 
 @dataclass(frozen=True)
@@ -90,9 +62,13 @@ class Running:
         found = self.prefect("POST", "flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
         return [run for run in found if not run["auto_scheduled"]]
 
-    def champion(self) -> str | None:
-        found = self.mlflow("GET", "registered-models/alias", {"name": self.config.registry.model_name, "alias": "champion"})
+    def champion(self, model: str | None = None, *, alias: str = "champion") -> str | None:
+        found = self.mlflow("GET", "registered-models/alias", {"name": model or self.config.registry.model_name, "alias": alias})
         return found["model_version"]["version"] if "model_version" in found else None
+
+    def set_tag(self, model: str, version: str, key: str, value: str) -> None:
+        """As MLflow's page does it."""
+        assert self.mlflow("POST", "model-versions/set-tag", {"name": model, "version": version, "key": key, "value": value}) == {}
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`perennial` as a person with the installation's environment calls it."""

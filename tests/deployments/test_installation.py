@@ -10,14 +10,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import pytest
 
+from contracts import columns as c
 from flows.local_installation import Installation, _as_database_user, _postgres_program, _started, start, stop
 from flows.local_installation import running as services
+from sources.synthetic import event_frames
 from tasks.audit import audit_trail
 from tasks.store import audit_address, store_of
 from tests.deployments.conftest import Running, wait_for
@@ -60,11 +64,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def decisions(running: Running) -> list[tuple[str, str, str]]:
     trail = audit_trail(audit_address(store_of(running.config)), running.config.registry.model_name)
     return list(trail.select("version", "decision", "by").iter_rows())
-
-
-def set_tag(running: Running, version: str, key: str, value: str) -> None:
-    body = {"name": running.config.registry.model_name, "version": version, "key": key, "value": value}
-    assert running.mlflow("POST", "model-versions/set-tag", body) == {}
 
 
 def put(browser: Any, label: str, value: str) -> None:
@@ -146,7 +145,7 @@ def test_forged_delivery_is_refused_by_the_bridge_and_starts_nothing(running: Ru
 
 
 def test_review_in_mlflow_promotes_by_webhook(running: Running, version: str):
-    set_tag(running, version, "review", "approved")
+    running.set_tag(running.config.registry.model_name, version, "review", "approved")
     assert wait_for(running.champion, 120) == version
     wait_for(lambda: decisions(running)[-1][:2] == (version, "promoted"), 30)
     (run,) = [run for run in running.runs_of("promote-reviewed") if run["deployment_id"]]
@@ -212,6 +211,24 @@ def test_worker_that_is_killed_is_replaced_and_the_next_run_goes_on(running: Run
     assert running.ended(begun, seconds=300) == "COMPLETED"
     assert {step for step, state in running.steps(begun).items() if state == "Cached"} >= {"validate", "build_features", "build_season"}
     assert running.champion() == version
+
+
+def test_drift_starts_a_retraining_through_the_automation(running: Running, version: str):
+    weeks_gone = 2
+    events = pl.concat(list(event_frames(running.config.source.synthetic)))
+    last = events[c.EVENT_TIME].max()
+    drifted = events.filter((pl.col(c.EVENT_TIME) < last - timedelta(weeks=weeks_gone)) | (pl.col("event_id") % 4 == 0))
+    drifted.write_parquet(running.installation.folder / "drifted.parquet")
+    mapping = {name: name for name in ("event_id", "user_id", "item_id", "event_time", "event_type", "quantity", "region")}
+    source = {"dataset": "table", "uri": str(running.installation.folder / "drifted.parquet"), "columns": mapping}
+    known = {run["id"] for run in running.runs_of("seasonal-training")}
+    config = {**running.deployment("monitor")["parameters"]["config"], "name": "drifted", "source": source}
+    assert running.run("monitor", {"config": config}) == "COMPLETED"
+    (started,) = wait_for(lambda: [run for run in running.runs_of("seasonal-training") if run["id"] not in known], 30)
+    assert started["created_by"]["type"] == "AUTOMATION"
+    assert "retrain-on-drift" in str(started["created_by"])
+    assert running.ended(started["id"]) == "COMPLETED"
+    assert {step for step, state in running.steps(started["id"]).items() if state == "Completed"} >= {"register", "gate", "promote"}
 
 
 def test_rollback_without_a_predecessor_is_refused_in_words_and_the_champion_goes_on(running: Running, version: str):
