@@ -6,6 +6,7 @@ written after a step, replaced in one move, and taken up again by the next start
 
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -57,9 +58,17 @@ class Checkpoints(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / f"{LAST}.part"
-        trainer.save_checkpoint(draft)
-        if trainer.is_global_zero:
-            draft.replace(self.folder / LAST)
+        try:
+            trainer.save_checkpoint(draft)
+            if trainer.is_global_zero:
+                with draft.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                draft.replace(self.folder / LAST)
+        except BaseException as error:
+            free = shutil.disk_usage(self.folder).free
+            draft.unlink(missing_ok=True)  # a full disk gets its room back
+            error.add_note(f"{draft}: not written whole, removed; the checkpoint before stays. {free:,} bytes were free there. Make room and run again.")
+            raise
         trainer.strategy.barrier()
 
 
