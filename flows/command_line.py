@@ -78,6 +78,40 @@ def validate(parameters: Parameters, verbose: Verbose = False) -> None:
 
 
 @app.command()
+def plan(
+    parameters: Parameters,
+    items: Annotated[int | None, typer.Option(min=1, help="Items of the catalogue; default: as stored by an earlier `perennial features`.")] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Events; default: as stored.")] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="Users; default: as stored, or a thirtieth of the events.")] = None,
+    days: Annotated[int, typer.Option(min=1, help="Days from the first event to the last, where nothing is stored.")] = 730,
+    categories: Annotated[int, typer.Option(min=0, help="Nodes of the category paths.")] = 0,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="Arithmetic of a device as it works, TFLOP/s; default: measured on a CPU, 150 on a GPU.")
+    ] = None,
+    link_gb: Annotated[
+        float | None, typer.Option(min=0.001, help="Link between devices, GB/s; default: 2 between processes on a CPU, 100 between GPUs.")
+    ] = None,
+) -> None:
+    """Say what pre-training will take before it is started: parameters, memory of each device, steps, time. Starts nothing."""
+    config = _load(parameters)
+    if not config.pretraining.enabled:
+        console.print("pretraining.enabled is false: nothing to plan")
+        return
+    from dataclasses import replace
+
+    from flows.plan_of_training import DataSize, plan_of, print_plan, stored_size
+
+    stored = stored_size(config)
+    if stored is not None and items is None and events is None and users is None:
+        size, some = replace(stored[0], num_nodes=categories), stored[1]
+    elif items is None or events is None:
+        raise typer.BadParameter(f"no features are stored for {config.name}: give --items and --events, or run `perennial features {parameters}` first")
+    else:
+        size, some = DataSize(items, events, users or max(events // 30, 1), days=days, num_nodes=categories), None
+    print_plan(config, size, plan_of(config, size, events=some, tflops=tflops, link_gb=link_gb), console)
+
+
+@app.command()
 def features(parameters: Parameters, verbose: Verbose = False) -> None:
     """Ingest, validate and build the feature tables only."""
     config = _load(parameters, verbose=verbose)

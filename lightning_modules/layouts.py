@@ -28,16 +28,23 @@ class Layout(Protocol):
         ...
 
     def by_history(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Apply `function` to right-padded inputs [b, t, ...] and a mask of real steps [b, t]; returns it in the batch's own shape."""
+        """Apply `function` to right-padded inputs [b, t, ...] and a mask of real steps [b, t], None where all are; returns it in the batch's own shape."""
         ...
 
 
 @dataclass(frozen=True)
 class Group:
-    """Histories of similar length. `index` [b, t] points into the packed events; `start` is set where they lie end to end in equal length."""
+    """Histories of similar length.
+
+    index    [b, t]  place of each step among the packed events; a step behind its history's end points to the last event
+    is_real  [b, t]  steps that are events; None where all are
+    real     [n]     places of the real steps in the flat [b * t]; None where all are
+    start            first packed event, where the histories lie end to end in equal length
+    """
 
     index: Tensor
-    is_real: Tensor
+    is_real: Tensor | None
+    real: Tensor | None
     start: int | None
 
 
@@ -52,8 +59,8 @@ class Packed:
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float, is_causal: bool) -> Tensor:
         """Attention within each history: [N, H, E]."""
 
-        def attention(q: Tensor, k: Tensor, v: Tensor, is_real: Tensor) -> Tensor:
-            mask = None if is_causal or bool(is_real.all()) else is_real[:, None, None, :]
+        def attention(q: Tensor, k: Tensor, v: Tensor, is_real: Tensor | None) -> Tensor:
+            mask = None if is_causal or is_real is None else is_real[:, None, None, :]
             out = functional.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, is_causal=is_causal
             )
@@ -69,9 +76,9 @@ class Packed:
         parts, places = [], []
         for group in self.groups:
             flat = group.index.flatten()
-            out = function(*(x.index_select(0, flat).reshape(*group.index.shape, *x.shape[1:]) for x in inputs), group.is_real)
-            parts.append(out.flatten(0, 1)[group.is_real.flatten()] if group.start is None else out.flatten(0, 1))
-            places.append(flat[group.is_real.flatten()])
+            out = function(*(x.index_select(0, flat).reshape(*group.index.shape, *x.shape[1:]) for x in inputs), group.is_real).flatten(0, 1)
+            parts.append(out if group.real is None else out.index_select(0, group.real))
+            places.append(flat if group.real is None else flat.index_select(0, group.real))
         order = torch.cat(places)
         packed = torch.cat(parts)
         return torch.empty_like(packed).index_copy(0, order, packed)
@@ -118,4 +125,7 @@ def _group(offsets: np.ndarray, rows: np.ndarray, device: torch.device | str) ->
     is_real = steps < lengths[:, None]
     index = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
     is_block = bool(is_real.all()) and bool((np.diff(starts) == lengths[0]).all()) and (len(rows) == 1 or rows[0] < rows[-1])
-    return Group(torch.from_numpy(index).to(device), torch.from_numpy(is_real).to(device), int(starts[0]) if is_block else None)
+    if is_real.all():
+        return Group(torch.from_numpy(index).to(device), None, None, int(starts[0]) if is_block else None)
+    real = torch.from_numpy(np.flatnonzero(is_real))
+    return Group(torch.from_numpy(index).to(device), torch.from_numpy(is_real).to(device), real.to(device), None)

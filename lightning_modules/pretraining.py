@@ -5,6 +5,7 @@ Letters: N events, M targets, K negatives, D width. The network is `taste.Taste`
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytorch_lightning as lightning
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from contracts.artifacts import JobResult
 from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
@@ -138,6 +140,13 @@ class Pretraining(lightning.LightningModule):
         return fraction, f"period {batch.period + 1} of {self.num_periods},", float(len(batch.items) * self.trainer.world_size)
 
 
+def recompute_blocks(taste: Taste) -> None:
+    """Activation checkpointing: a block keeps its inputs only, and is computed once more in the backward pass. Names of weights stay."""
+    encoder = taste.encoder
+    for block in getattr(encoder, "blocks", None) or encoder.layers:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
 def learning_rate(peak: float, step: int, warm_up_steps: int, share_done: float) -> float:
     """Linear warm-up, then level; falls to a tenth over the last part of each period, so that snapshots are taken at rest."""
     warm = min((step + 1) / (warm_up_steps + 1), 1.0)
@@ -242,6 +251,8 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
     taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types))
     if periods[-1].end_day - log.first_day() < DAYS_FOR_YEAR:
         taste.forget_year()
+    if compute.activation_checkpointing:
+        recompute_blocks(taste)
     module = Pretraining(taste, job)
     module.num_periods = len(periods)
     held_out = HeldOut([], checks=job.checks, patience=job.patience)
@@ -304,11 +315,8 @@ def open_log(events: str, folder: Path, event_types: dict[str, int], num_items: 
 
 
 def full_state(taste: Taste) -> dict[str, Tensor]:
-    """Weights of taste, whole, on the CPU; gathered from all processes where they are sharded."""
-    return {
-        name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().contiguous().clone()
-        for name, value in taste.state_dict().items()
-    }
+    """Weights of taste, whole, on the CPU, to be written at once; gathered from all processes where they are sharded."""
+    return {name: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu().contiguous() for name, value in taste.state_dict().items()}
 
 
 def write_snapshot(state: dict[str, Tensor], path: Path) -> None:

@@ -121,7 +121,7 @@ class TimeWalk:
 
     def __len__(self) -> int:
         """Batches of the longest walk; early stopping makes it shorter."""
-        return sum(len(self._batches(number, self.settings.epochs)) for number in range(len(self.periods)))
+        return sum(len(self.batches(number, self.settings.epochs)) for number in range(len(self.periods)))
 
     def is_empty(self, number: int) -> bool:
         """Whether a period has no new event."""
@@ -144,7 +144,7 @@ class TimeWalk:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present state to the end; starting again after the end begins anew."""
         while self.period < len(self.periods):
-            plan = self._batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
+            plan = self.batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
             negatives = NegativeSampler(self.log.item_counts(self.periods[self.period].end_day, self.num_items), self.settings.even_share)
             for number in range(self.position, len(plan)):
                 self.position = number + 1
@@ -172,7 +172,8 @@ class TimeWalk:
             for number, windows_ in enumerate(plan)
         ]
 
-    def _batches(self, number: int, epochs: float) -> list[Windows]:
+    def batches(self, number: int, epochs: float) -> list[Windows]:
+        """Batches of one period, in order."""
         begin = np.asarray(self.log.offsets[:-1])
         known = self._bounds[number]
         older = begin if self.periods[number].start_day is None else self._bounds[number - 1]

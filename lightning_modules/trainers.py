@@ -16,6 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -37,6 +38,14 @@ def say(stage: str, fraction: float, text: str) -> None:
         return
     sys.stdout.write(f"progress {stage} {min(max(fraction, 0.0), 1.0):.4f} {text}\n")
     sys.stdout.flush()
+
+
+class StreamedCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint straight to its file: Lightning's own way holds a second copy of weights and optimiser states in memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write to `path`; `Checkpoints` moves it to its place when it is whole."""
+        torch.save(checkpoint, path)
 
 
 class Checkpoints(pl.Callback):
@@ -101,10 +110,11 @@ def build_trainer(compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.C
         devices=compute.devices if world > 1 else 1,
         num_nodes=compute.num_nodes if world > 1 else 1,
         strategy=_strategy(compute, world),
-        precision="bf16-mixed" if _use_bf16(compute) else "32-true",
+        precision="bf16-mixed" if use_bf16(compute) else "32-true",
         max_epochs=1,
         gradient_clip_val=gradient_clip,
         callbacks=list(callbacks),
+        plugins=[StreamedCheckpoints()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -154,10 +164,11 @@ def _strategy(compute: ComputeConfig, world: int) -> Strategy | str:
     backend = "gloo" if not torch.cuda.is_available() or compute.accelerator == "cpu" else "nccl"
     if compute.strategy == "fsdp2":
         return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1, process_group_backend=backend, save_distributed_checkpoint=False)
-    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False)
+    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
 
 
-def _use_bf16(compute: ComputeConfig) -> bool:
+def use_bf16(compute: ComputeConfig) -> bool:
+    """Whether matrices are multiplied in bf16."""
     if compute.precision != "auto":
         return compute.precision == "bf16"
     return compute.accelerator != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

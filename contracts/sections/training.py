@@ -124,5 +124,11 @@ class ComputeConfig(Section):
     num_nodes: Annotated[int, Field(ge=1, le=512, description="Nodes.")] = 1
     strategy: Annotated[Literal["auto", "ddp", "fsdp2"], Field(description="How processes share the work.")] = "auto"
     precision: Annotated[Literal["auto", "32", "bf16"], Field(description="auto: bf16 where the device has it, else 32.")] = "auto"
+    activation_checkpointing: Annotated[
+        bool,
+        Field(
+            description="Keep only the inputs of the encoder's blocks and compute them once more in the backward pass: less memory, about a third more time."
+        ),
+    ] = False
     threads: Annotated[int, Field(ge=1, le=512, description="CPU threads of one process.")] = 2
     checkpoint_every_steps: Annotated[int, Field(ge=1, description="Steps between checkpoints.")] = 200

@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import BundleError, DataContractError, NotEnoughHistoryError, SourceError, TrainingFailedError, TransientError
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("demo", "run", "validate", "features", "negative-control", "forecast", "evaluate", "recommend", "report", "audit", "ui", "serve")
+COMMANDS = ("demo", "run", "validate", "features", "negative-control", "plan", "forecast", "evaluate", "recommend", "report", "audit", "ui", "serve")
 Invoke = Callable[..., Any]
 
 
