@@ -1,4 +1,4 @@
-"""The exported networks of a bundle, ready to run: ONNX Runtime for the graphs, item tables for the products (docs/architecture.md).
+"""The exported networks of a bundle, ready to run: ONNX Runtime for the graphs, item tables for vectors (docs/architecture.md).
 
 Letters: B users of a block, T history length, D width of taste, I items, P items of the pool that linear terms score, R numbers of a
 linear query, K terms of taste, S and H inputs of season and habit.
@@ -120,18 +120,21 @@ class Networks:
 
     pool   [P]  positions of the items the linear terms score
     place  [I]  place of each item in the pool, -1 outside
+    pool_vectors  [P, D]
     """
 
     def __init__(self, folder: Path, positions: Integers, *, threads: int = 1) -> None:
         self.head = _read_head(folder / "head.json")
         tables = load_file(folder / "vectors.safetensors")
-        self.taste_items = item_table(tables, "taste_items", positions, threads=threads)
+        self.taste_items = item_table(tables, "taste_items", positions)
         self.has_vectors = np.ones(len(positions), bool) if self.taste_items is None else self.taste_items.has_row
         self.pool, kept = _pool(tables.get("linear_items", np.zeros(0, np.int64)), positions)
         self.place = np.full(len(positions), -1, np.int64)
         self.place[self.pool] = np.arange(len(self.pool))
+        self.pool_vectors = np.zeros((len(self.pool), 0), np.float32) if self.taste_items is None else self.taste_items.rows(self.pool)
+        self.pool_has_vectors = self.has_vectors[self.pool]
         num_terms = max((len(head.linear) for head in self.head.lists.values()), default=0)
-        self.terms = [_pool_term(tables, number, positions, self.pool, kept, threads) for number in range(num_terms)]
+        self.terms = [_pool_term(tables, number, positions, self.pool, kept) for number in range(num_terms)]
         self._encoder = _session(folder / "encoder.onnx", threads) if (folder / "encoder.onnx").is_file() else None
         self._season = _session(folder / "season.onnx", threads)
         self._habit = _session(folder / "habit.onnx", threads)
@@ -193,11 +196,11 @@ def _pool(linear_items: NDArray[Any], positions: Integers) -> tuple[Integers, In
     return pool[rising].astype(np.int64), np.flatnonzero(known)[rising].astype(np.int64)
 
 
-def _pool_term(tables: Mapping[str, NDArray[Any]], number: int, positions: Integers, pool: Integers, kept: Integers, threads: int) -> PoolTerm:
+def _pool_term(tables: Mapping[str, NDArray[Any]], number: int, positions: Integers, pool: Integers, kept: Integers) -> PoolTerm:
     name = f"linear_{number}"
     try:
         values, indices, indptr = (tables[f"{name}_{part}"] for part in ("values", "indices", "indptr"))
-        out = item_table(tables, f"{name}_out", kept, threads=threads)
+        out = item_table(tables, f"{name}_out", kept)
         own = tables[f"{name}_self"][kept].astype(np.float32)
     except KeyError as error:
         raise BundleError(

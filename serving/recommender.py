@@ -4,7 +4,11 @@ The one implementation of a score: evaluation, publishing, the registered model 
 Taste and season are centred over the candidates (a user's own exclusions do not shift them), habit is zero off the history, ties fall to
 the smaller item_id. Users nothing is known of have no taste and no habit: they get the seasonal answer.
 
-Letters: B users of a block, I items in order of item_id (a row's place is its *position*), P items of the pool, K terms of taste, M habits rows.
+What lies outside the pool of the linear terms is not scored item by item: `serving.shortlist` gives the few that can be among the best, and only those and
+the pool are scored. The list is that of a pass over all items.
+
+Letters: B users of a block, I items in order of item_id (a row's place is its *position*), P items of the pool, K terms of taste, M habits rows,
+N pairs of a user and an item, D width of the encoder's vectors.
 """
 
 import math
@@ -24,6 +28,7 @@ from numpy.typing import NDArray
 
 from contracts import columns as c
 from contracts.artifacts import BundleRef
+from contracts.errors import BundleError
 from contracts.sections.features import FeaturesConfig
 from contracts.tables import RANKINGS
 from features.calendar import calendar
@@ -33,10 +38,11 @@ from serving.behaviour import EPOCH, Behaviour, StoredBehaviour
 from serving.bundle import FORECASTS, ITEM_CATALOGUE, ITEM_WEEKS, VOCABULARY, Bundle, bundle_ref, read_bundle
 from serving.item_tables import Floats, Integers
 from serving.networks import LinearTerm, Networks
+from serving.shortlist import STRETCH, BestFirst, Offer, Scan
 
 SEASON_COLUMN: Final = {"again": 0, "discover": 1}
 DISCOVER: Final = "discover"
-SCORES_AT_ONCE: Final = 8_000_000
+SCORES_AT_ONCE: Final = 4_000_000
 MAX_USERS_AT_ONCE: Final = 256
 SEASON_BYTES_KEPT: Final = 256 * 2**20
 QUESTIONS_KEPT: Final = 16
@@ -46,7 +52,8 @@ MAX_REMEMBERED_BLOCK: Final = 32
 HABIT_ROWS_AT_ONCE: Final = 200_000
 MAX_HABITS_KEPT: Final = 2_000_000
 PARTS: Final = (c.SCORE, c.TASTE, c.HABIT, c.SEASON)
-GROUP: Final = 64
+VECTORS_AT_ONCE: Final = 65_536
+ROUNDING: Final = 1e-4
 LEAD_INPUT: Final = "season_lead"
 SEASON_LOOK_UPS: Final = tuple(name for name in SEASON_PROPER_INPUTS if name != LEAD_INPUT)
 HABIT_LOOK_UPS: Final = ("habit_log_last_year_weeks", "habit_last_year_known")
@@ -58,18 +65,24 @@ Exclusions = Sequence[str] | pl.DataFrame | None
 class Question:
     """What is the same for all users of one call.
 
-    candidates  [I]  items on offer
-    season      [I]  centred over them
-    offered     [I]  the same, minus infinity off the candidates
-    centring    [I]  weights whose product with taste is its mean over the candidates that have vectors
+    candidates       [I]  items on offer
+    season           [I]  centred over them
+    pool_season      [P]  that of the pool, minus infinity off the candidates
+    pool_weights     [P]  share of each item of the pool in the mean over the candidates that have vectors
+    mean_vector      [D]  mean of those vectors
+    offer                 what the scan adds to its products; None where taste has no encoder
+    best_first            candidates outside the pool that taste cannot tell apart, by season: one group with vectors, one without
     """
 
     request_date: date
     list_name: str
     candidates: NDArray[np.bool_]
     season: Floats
-    offered: Floats
-    centring: Floats
+    pool_season: Floats
+    pool_weights: Floats
+    mean_vector: Floats
+    offer: Offer | None
+    best_first: tuple[BestFirst, ...]
     k: int
     region: str
     lookup_shift_days: int = 0
@@ -84,23 +97,24 @@ class _Season:
 
 
 @dataclass(frozen=True)
-class _Terms:
-    """Terms of taste of some users: the encoder's [B, I], and the logarithm of each linear term for the pool [B, P], at `floors` outside."""
+class _Taste:
+    """Taste of some users, in parts that any (user, item) pair is put together from.
 
-    encoded: Floats | None
+    queries   [B, D]  of the encoder; None without one
+    linear    K' x [B, P]  logarithm of each linear term for the pool, at `floors` outside
+    weighted  [B, D]  queries times the list's weight; None where the list has none
+    above     [B, P]  weighted sum of the linear terms above their floors
+    centre    [B]     mean over the candidates that have vectors
+    is_known  [B]     users with a history; the others have no taste
+    """
+
+    queries: Floats | None
     linear: Sequence[Floats]
     floors: Sequence[float]
-
-    def of_pairs(self, rows: Integers, positions: Integers, place: Integers) -> Floats:
-        """The K terms of some (user, item) pairs, [M, K]."""
-        places = place[positions]
-        inside = places >= 0
-        columns = [] if self.encoded is None else [self.encoded[rows, positions]]
-        for values, floor in zip(self.linear, self.floors, strict=True):
-            column = np.full(len(rows), floor, np.float32)
-            column[inside] = values[rows[inside], places[inside]]
-            columns.append(column)
-        return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.float32)
+    weighted: Floats | None
+    above: Floats
+    centre: Floats
+    is_known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,8 @@ class Recommender:
         self._memory_bytes = 0
         self._habits: dict[date, Floats] = {}
         self._lock = Lock()
+        self._scan_found: Scan | None = None
+        self._scan_lock, self._threads = Lock(), threads
 
     @classmethod
     def load(cls, folder: Path | str, *, version: str | None = None, threads: int = 1, verify: bool = True) -> Self:
@@ -238,12 +254,48 @@ class Recommender:
         return replace(found, k=k)
 
     def _centred(self, request_date: date, list_name: str, k: int, offered: NDArray[np.bool_], region: str, lookup_shift_days: int) -> Question:
+        head, networks = self.networks.list_head(list_name), self.networks
         scores = self.season_of(request_date, region, lookup_shift_days)[:, SEASON_COLUMN[list_name]]
         centre = scores[offered].mean(dtype=np.float64) if offered.any() else 0.0
-        centred = (scores - np.float32(centre)).astype(np.float32)
-        counted = offered & self.networks.has_vectors
-        weights = (counted / max(counted.sum(), 1)).astype(np.float32)
-        return Question(request_date, list_name, offered, centred, np.where(offered, centred, np.float32(-np.inf)), weights, k, region, lookup_shift_days)
+        season = (scores - np.float32(centre)).astype(np.float32)
+        counted = offered & networks.has_vectors
+        share = np.float32(1 / max(counted.sum(), 1))
+        is_scanned = networks.has_encoder and head.encoder_weight != 0
+        rest = offered & (networks.place < 0)
+        listed, unlisted = rest & networks.has_vectors, rest & ~networks.has_vectors
+        groups = [unlisted] if is_scanned else [listed, unlisted]
+        return Question(
+            request_date=request_date,
+            list_name=list_name,
+            candidates=offered,
+            season=season,
+            pool_season=np.where(offered, season, np.float32(-np.inf))[networks.pool],
+            pool_weights=counted[networks.pool] * share,
+            mean_vector=self._mean_vector(np.flatnonzero(counted), share) if is_scanned else np.zeros(0, np.float32),
+            offer=self._scan().offer(season, listed) if is_scanned else None,
+            best_first=tuple(BestFirst(season, members) for members in groups if members.any()),
+            k=k,
+            region=region,
+            lookup_shift_days=lookup_shift_days,
+        )
+
+    def _mean_vector(self, positions: Integers, share: np.float32) -> Floats:
+        """Sum of some items' vectors times `share`, [D]."""
+        table = self.networks.taste_items
+        assert table is not None
+        total = np.zeros(table.width, np.float64)
+        for start in range(0, len(positions), VECTORS_AT_ONCE):
+            total += table.rows(positions[start : start + VECTORS_AT_ONCE]).sum(axis=0, dtype=np.float64)
+        return (total * share).astype(np.float32)
+
+    def _scan(self) -> Scan:
+        """The eight-bit copy of the vectors, laid out by what sold in the last year; made when first asked for."""
+        with self._scan_lock:
+            if self._scan_found is None:
+                assert self.networks.taste_items is not None
+                best_known = self.positions_of(self._searchable[c.ITEM_ID])
+                self._scan_found = Scan(self.networks.taste_items, best_known[self.networks.has_vectors[best_known]], threads=self._threads)
+            return self._scan_found
 
     def answer(
         self, users: Sequence[str], question: Question, *, exclude: Mapping[str, Sequence[str]] | None = None, histories: pl.DataFrame | None = None
@@ -251,7 +303,7 @@ class Recommender:
         """The lists of distinct users, block by block; what `rank` makes a table of."""
         positions = {user: self.positions_of(items) for user, items in (exclude or {}).items()}
         for group in self.stored.behaviours(users, histories, question.request_date):
-            for block in group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // len(self.item_ids)))):
+            for block in group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // max(len(self.networks.pool), STRETCH)))):
                 yield self._answer(block, question, positions)
 
     def season_of(self, request_date: date, region: str = c.ALL_REGIONS, lookup_shift_days: int = 0) -> Floats:
@@ -362,58 +414,110 @@ class Recommender:
         return dict.fromkeys(asked, exclude)
 
     def _answer(self, block: Behaviour, question: Question, excluded: Mapping[str, Integers]) -> Ranked:
-        terms = self._terms(block, question)
-        taste = self._taste(block, question, terms)
-        scores = taste + question.offered
+        num_items = len(self.item_ids)
+        taste = self._taste(block, question)
         rows, positions = block.habit_rows(), block.habit_positions
-        if question.list_name == DISCOVER:
-            habit = np.zeros(len(rows), np.float32)
-            scores[rows, positions] = -np.inf
-        else:
-            habit = self._habit(block, question, terms)
-            scores[rows, positions] += habit
-        for row, user in enumerate(block.users):
-            if user in excluded:
-                scores[row, excluded[user]] = -np.inf
-        users, ranks, best = _top_k(scores, question.k)
-        return Ranked(
-            names=block.users,
-            users=users,
-            ranks=ranks,
-            positions=best,
-            score=scores[users, best],
-            taste=taste[users, best],
-            habit=_look_up(rows * len(self.item_ids) + positions, habit, users * len(self.item_ids) + best),
-            season=question.season[best],
-        )
+        had = rows * num_items + positions  # ascending
+        is_discover = question.list_name == DISCOVER
+        habit = np.zeros(len(rows), np.float32) if is_discover else self._habit(block, question, taste)
+        barred = [row * num_items + excluded[user] for row, user in enumerate(block.users) if user in excluded]
+        hidden = np.unique(np.concatenate([had, *barred] if is_discover else barred)) if is_discover or barred else np.zeros(0, np.int64)
+        of_pool, least = self._of_pool(question, taste, rows, positions, habit, hidden)
+        pairs = [of_pool, *self._of_rest(block, question, taste, had, hidden, least)]
+        if not is_discover:
+            pairs.append(had[(self.networks.place[positions] < 0) & question.candidates[positions]])
+        found = np.concatenate(pairs)
+        found = found[~_is_in(found, hidden)]
+        users, best = np.divmod(found, num_items)
+        of_taste, of_habit, of_season = self._taste_of(taste, users, best), _look_up(had, habit, found), question.season[best]
+        score = of_taste + of_season + of_habit
+        users, ranks, order = _best_of_each(users, score, best, question.k)
+        return Ranked(block.users, users, ranks, best[order], score[order], of_taste[order], of_habit[order], of_season[order])
+
+    def _of_pool(self, question: Question, taste: _Taste, rows: Integers, positions: Integers, habit: Floats, hidden: Integers) -> tuple[Integers, Floats]:
+        """Pairs (user x I + position) of the pool that can be among the best k of their user, and what a score must reach to be among them, [B]."""
+        networks = self.networks
+        bounds = np.full(len(taste.centre), -np.inf, np.float32)
+        if not len(networks.pool):
+            return np.zeros(0, np.int64), bounds
+        scores = taste.above - taste.centre[:, None]
+        if taste.weighted is not None:
+            scores += taste.weighted @ networks.pool_vectors.T
+        if not networks.pool_has_vectors.all():
+            scores[:, ~networks.pool_has_vectors] = 0
+        scores[~taste.is_known] = 0
+        scores += question.pool_season
+        place = networks.place[positions]
+        scores[rows[place >= 0], place[place >= 0]] += habit[place >= 0]
+        hidden_rows, hidden_positions = np.divmod(hidden, len(self.item_ids))
+        place = networks.place[hidden_positions]
+        scores[hidden_rows[place >= 0], place[place >= 0]] = -np.inf
+        num_places = scores.shape[1]
+        if question.k < num_places:
+            bounds = np.partition(scores, num_places - question.k, axis=1)[:, num_places - question.k] - np.float32(ROUNDING)
+        users, places = np.nonzero((scores >= bounds[:, None]) & (scores > -np.inf))
+        return np.asarray(users * len(self.item_ids) + networks.pool[places], np.int64), bounds
+
+    def _of_rest(self, block: Behaviour, question: Question, taste: _Taste, had: Integers, hidden: Integers, least: Floats) -> Iterator[Integers]:
+        """Pairs outside the pool, without those the user had (they have a habit), that can be among the best k of their user and reach `least`, [B]."""
+        num_items = len(self.item_ids)
+        away = had if not len(hidden) else np.union1d(had, hidden)
+        num_away = np.bincount(away[self.networks.place[away % num_items] < 0] // num_items, minlength=len(block))
+        for group in question.best_first:
+            first = group.first(question.k + int(num_away.max(initial=0)))
+            found = (np.arange(len(block))[:, None] * num_items + first).ravel()
+            yield found[~_is_in(found, away)]
+        if question.offer is not None:
+            queries = taste.weighted if taste.weighted is not None else np.zeros((len(block), self.networks.width), np.float32)
+            wanted = np.where(taste.is_known[:, None], queries, np.float32(0))
+            centres = np.where(taste.is_known, taste.centre, np.float32(0))
+            users, positions = self._scan().best(wanted, question.offer, question.k + num_away, least + centres - np.float32(ROUNDING))
+            found = users * num_items + positions
+            yield found[~_is_in(found, away)]
 
     # ---- the three parts ------------------------------------------------------------------------------------------------
 
-    def _terms(self, block: Behaviour, question: Question) -> _Terms:
-        """Terms of taste of a block of users, neither weighted nor centred."""
+    def _taste(self, block: Behaviour, question: Question) -> _Taste:
+        """Taste of a block of users, centred over the candidates that have vectors. Raises BundleError where it is not finite."""
         head, networks = self.networks.list_head(question.list_name), self.networks
-        encoded = None
-        if networks.taste_items is not None and networks.has_encoder:
-            encoded = networks.taste_items.products(self._queries(block, question.request_date, question.lookup_shift_days))
-        return _Terms(encoded, [self._linear(block, number, term) for number, term in enumerate(head.linear)], [math.log(term.floor) for term in head.linear])
+        queries = self._queries(block, question.request_date, question.lookup_shift_days) if networks.has_encoder else None
+        weighted = queries * np.float32(head.encoder_weight) if queries is not None and head.encoder_weight else None
+        linear = [self._linear(block, number, term) for number, term in enumerate(head.linear)]
+        floors = [math.log(term.floor) for term in head.linear]
+        above = np.zeros((len(block), len(networks.pool)), np.float32)
+        for term, values, floor in zip(head.linear, linear, floors, strict=True):  # outside the pool every term is at its floor, which centring takes off
+            above += np.float32(term.weight) * (values - np.float32(floor))
+        centre = (above * question.pool_weights).sum(axis=1)
+        if weighted is not None:
+            centre += (weighted * question.mean_vector).sum(axis=1)
+        if not np.isfinite(centre).all():
+            raise BundleError("taste is not finite: the networks are broken. Export them and register again.")
+        return _Taste(queries, linear, floors, weighted, above, centre.astype(np.float32), np.diff(block.item_offsets) > 0)
 
-    def _taste(self, block: Behaviour, question: Question, terms: _Terms) -> Floats:
-        """Taste of all items for a block of users, [B, I], centred over the candidates that have vectors; zero without a history or a vector."""
-        head, networks = self.networks.list_head(question.list_name), self.networks
-        if terms.encoded is not None and head.encoder_weight:
-            taste = terms.encoded * np.float32(head.encoder_weight)
-        else:
-            taste = np.zeros((len(block), len(self.item_ids)), np.float32)
-        if terms.linear:  # outside the pool every linear term is at its floor, which centring takes off
-            above = sum(
-                np.float32(term.weight) * (values - np.float32(floor)) for term, values, floor in zip(head.linear, terms.linear, terms.floors, strict=True)
-            )
-            taste[:, networks.pool] += above
-        taste -= (taste @ question.centring)[:, None]
-        if not networks.has_vectors.all():
-            taste[:, ~networks.has_vectors] = 0
-        taste[np.diff(block.item_offsets) == 0] = 0
-        return taste
+    def _taste_of(self, taste: _Taste, rows: Integers, positions: Integers) -> Floats:
+        """Taste of some pairs, [N]; zero without a history or a vector. A pair's taste does not depend on which others are asked for."""
+        networks = self.networks
+        found = -taste.centre[rows]
+        place = networks.place[positions]
+        inside = place >= 0
+        found[inside] += taste.above[rows[inside], place[inside]]
+        if taste.weighted is not None and networks.taste_items is not None:
+            found += np.einsum("nd,nd->n", taste.weighted[rows], networks.taste_items.rows(positions))
+        return np.where(taste.is_known[rows] & networks.has_vectors[positions], found, np.float32(0))
+
+    def _terms_of(self, taste: _Taste, rows: Integers, positions: Integers) -> Floats:
+        """The K terms of taste of some pairs, neither weighted nor centred, [N, K]."""
+        networks = self.networks
+        place = networks.place[positions]
+        inside = place >= 0
+        columns = []
+        if taste.queries is not None and networks.taste_items is not None:
+            columns.append(np.einsum("nd,nd->n", taste.queries[rows], networks.taste_items.rows(positions)))
+        for values, floor in zip(taste.linear, taste.floors, strict=True):
+            column = np.full(len(rows), floor, np.float32)
+            column[inside] = values[rows[inside], place[inside]]
+            columns.append(column)
+        return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.float32)
 
     def taste_at(self, block: Behaviour, question: Question, positions: Integers) -> Floats:
         """Weighted taste of a block of users for some items, [B, N], not centred: cheap where all items are not needed."""
@@ -435,7 +539,7 @@ class Recommender:
 
     def scores_at(self, behaviour: Behaviour, question: Question, positions: Integers) -> dict[str, Floats]:
         """Score and its parts of one user for some items the user never had: name of the part -> [N]."""
-        taste = self._taste(behaviour, question, self._terms(behaviour, question))[0, positions]
+        taste = self._taste_of(self._taste(behaviour, question), np.zeros(len(positions), np.int64), positions)
         season = question.season[positions]
         return {c.SCORE: taste + season, c.TASTE: taste, c.HABIT: np.zeros(len(positions), np.float32), c.SEASON: season}
 
@@ -515,14 +619,14 @@ class Recommender:
         linear += np.float32(term.floor)
         return np.log(linear, out=linear)
 
-    def _habit(self, block: Behaviour, question: Question, terms: _Terms) -> Floats:
+    def _habit(self, block: Behaviour, question: Question, taste: _Taste) -> Floats:
         """Habit of each habits row, [M]: its habit inputs, the item's season inputs on the date, the user's terms of taste for it."""
         if not len(block.habit_index):
             return np.zeros(0, np.float32)
         own = self._habit_rows(block, question)
         rows, positions = block.habit_rows(), block.habit_positions
         of_season = self._season_of(question.request_date, question.region, question.lookup_shift_days).inputs[positions]
-        return self.networks.habit(np.concatenate([own, of_season, terms.of_pairs(rows, positions, self.networks.place)], axis=1))
+        return self.networks.habit(np.concatenate([own, of_season, self._terms_of(taste, rows, positions)], axis=1))
 
     def _habit_rows(self, block: Behaviour, question: Question) -> Floats:
         """Habit inputs of a block, [M, H]; read off where they were computed for all stored users of the date."""
@@ -676,24 +780,20 @@ def _with_look_ups(inputs: pl.DataFrame, shifted: pl.DataFrame, look_ups: Sequen
     return inputs.with_columns(shifted[name] for name in look_ups if name in inputs.columns)
 
 
-def _top_k(scores: Floats, k: int) -> tuple[Integers, Integers, Integers]:
-    """The k largest of each row that are not -inf: rows, ranks from 0, columns. Ties go to the smaller column.
+def _best_of_each(rows: Integers, scores: Floats, positions: Integers, k: int) -> tuple[Integers, Integers, Integers]:
+    """The k best of each row among pairs in any order: rows, ranks from 0, places in the input. Ties go to the smaller position."""
+    order = np.lexsort((positions, -scores, rows))
+    rows = rows[order]
+    ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    kept = ranks < k
+    return rows[kept], ranks[kept], order[kept]
 
-    A column among the k best lies in a group whose maximum is among the k largest maxima, so the k-th maximum bounds what must be sorted.
-    """
-    num_columns = scores.shape[1]
-    starts = np.arange(0, num_columns, GROUP)
-    maxima = np.maximum.reduceat(scores, starts, axis=1)
-    bounds = np.partition(maxima, len(starts) - k, axis=1)[:, len(starts) - k] if k < len(starts) else np.full(len(scores), -np.inf, np.float32)
-    rows, ranks, columns = [], [], []
-    for row, bound in enumerate(bounds):
-        found = np.flatnonzero(scores[row] >= bound)
-        found = found[scores[row, found] > -np.inf]
-        best = found[np.argsort(-scores[row, found], kind="stable")[:k]]
-        rows.append(np.full(len(best), row))
-        ranks.append(np.arange(len(best)))
-        columns.append(best)
-    return (np.concatenate(rows), np.concatenate(ranks), np.concatenate(columns)) if rows else (np.zeros(0, np.int64),) * 3
+
+def _is_in(keys: Integers, known: Integers) -> NDArray[np.bool_]:
+    """Which keys are among `known`, ascending."""
+    if not len(known):
+        return np.zeros(len(keys), bool)
+    return np.asarray(known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys)
 
 
 def _look_up(keys: Integers, values: Floats, wanted: Integers) -> Floats:

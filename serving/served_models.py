@@ -220,8 +220,9 @@ def check_golden_requests(recommender: Recommender, today: date) -> None:
             asks = [Ask(request_date=day, user_id=user, list_name=list_name, k=GOLDEN_K) for user in users]
             for ask, found in zip(asks, answer_all(recommender, asks), strict=True):
                 where = f"golden request (list {list_name}, {day})"
-                if not found.item_ids and ask.user_id == users[-1]:
-                    raise BundleError(f"{where}: no items at all for an unknown user. Check candidates and availability in the bundle.", step="serve")
+                if not found.item_ids and (ask.user_id == users[-1] or list_name == "again"):
+                    whom = "an unknown user" if ask.user_id == users[-1] else "a user it knows"
+                    raise BundleError(f"{where}: no items at all for {whom}. Check candidates, availability and networks of the bundle.", step="serve")
                 if not np.isfinite(found.score).all():
                     raise BundleError(f"{where}: scores are not finite. The networks are broken; export and register again.", step="serve")
                 if np.abs(found.score - found.taste - found.habit - found.season).max(initial=0) > 1e-3:

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.tables import RANKINGS
 from features.vocabulary import grow_vocabulary
-from serving.recommender import Recommender, _top_k
+from serving.recommender import Recommender
 from tests.serving.hand_made import CUTOFF, events, write_networks, write_small_bundle
 
 ITEMS = ["apple", "bread", "candle", "date"]
@@ -265,18 +265,6 @@ def test_a_user_is_ranked_the_same_alone_and_among_many(tmp_path: Path) -> None:
         alone = shop.rank([user], request_date=JULY, k=4)
         assert alone.drop("score", "taste").equals(together.filter(pl.col("user_id") == user).drop("score", "taste"))
         np.testing.assert_allclose(alone["score"], together.filter(pl.col("user_id") == user)["score"], atol=1e-5)
-
-
-def test_top_k_equals_a_full_sort_with_ties() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.integers(0, 40, (5, 1000)).astype(np.float32)
-    scores[1] = -np.inf
-    scores[2, 3:] = -np.inf
-    rows, ranks, columns = _top_k(scores, 12)
-    for row in range(5):
-        order = [column for column in np.argsort(-scores[row], kind="stable") if scores[row, column] > -np.inf][:12]
-        assert columns[rows == row].tolist() == order
-        assert ranks[rows == row].tolist() == list(range(len(order)))
 
 
 def test_two_versions_live_in_one_process(shop: Recommender, linear_shop: Recommender) -> None:
