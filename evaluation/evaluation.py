@@ -1,6 +1,7 @@
 """The protocol end to end: rankings in, figures with intervals and paired comparisons out. The rule is docs/protocol.md."""
 
 import datetime as dt
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -409,10 +410,15 @@ def _slices(
         )
         for (origin, lead), day in dates.items()
     )
-    sliced = scores.join(of_users, on=["origin", c.LEAD_DAYS, c.USER_ID], how="inner")
-    of_items = pl.concat(_item_slice_scores(tables, wanted, data))
-    both = pl.concat([sliced, of_items.select(sliced.columns)])
-    for (kind, name, list_name), group in sorted(both.partition_by("kind", "slice", c.LIST, as_dict=True).items()):
+    ndcg = scores.select(c.MODEL, c.USER_ID, "origin", c.LEAD_DAYS, c.LIST, USER_METRICS[MAIN_METRIC])
+    groups_of_users = of_users.partition_by("kind", "slice", as_dict=True, include_key=False)
+    groups_of_items = pl.concat(_item_slice_scores(tables, wanted, data)).partition_by("kind", "slice", as_dict=True)
+    for (kind, name), list_name in itertools.product(sorted({*groups_of_users, *groups_of_items}), sorted(set(scores[c.LIST]))):
+        members = groups_of_users.get((kind, name))
+        all_lists = groups_of_items[kind, name] if members is None else ndcg.join(members, on=["origin", c.LEAD_DAYS, c.USER_ID], how="inner")
+        group = all_lists.filter(pl.col(c.LIST) == list_name)
+        if group.is_empty():
+            continue
         resampled = _resampled(group, models, [MAIN_METRIC], data.config, seed)
         for model in models:
             value, low, high = resampled.mean(model, MAIN_METRIC)

@@ -31,6 +31,7 @@ from tasks.store import Store, read_table, write_table, write_text
 CODE = ("evaluation", "features", "expectations", *SCORER)
 OURS = "perennial"
 DEEPEST_RANK = 20
+READ = (c.CUTOFF, c.REQUEST_DATE, c.LIST, c.USER_ID, c.ITEM_ID, c.RANK)  # all that a measure reads of a ranking
 
 
 @task(name="find_champion", **run_each_time(minutes=30))
@@ -220,20 +221,19 @@ def _baselines(
     interactions: pl.LazyFrame, windows: dict[date, tuple[int, ...]], config: EvaluationConfig, target_events: tuple[str, ...], progress: Progress
 ) -> dict[str, pl.DataFrame]:
     events = interactions.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE).collect()
-    tables = []
+    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in config.baselines}
     for number, (origin, leads) in enumerate(windows.items()):
         progress(0.4 + 0.4 * number / len(windows), f"baselines at {origin}")
-        tables.append(
-            baseline_rankings(
-                events,
-                cutoff=origin,
-                lead_days=leads,
-                horizon_days=config.horizon_days,
-                lists=config.lists,
-                names=config.baselines,
-                k=DEEPEST_RANK,
-                target_events=target_events,
-            )
+        ranked = baseline_rankings(
+            events,
+            cutoff=origin,
+            lead_days=leads,
+            horizon_days=config.horizon_days,
+            lists=config.lists,
+            names=config.baselines,
+            k=DEEPEST_RANK,
+            target_events=target_events,
         )
-    together = pl.concat(tables)
-    return {name: together.filter(pl.col(c.MODEL_VERSION) == name) for name in config.baselines}
+        for (name,), table in ranked.select(c.MODEL_VERSION, *READ).partition_by(c.MODEL_VERSION, as_dict=True, include_key=False).items():
+            tables[name].append(table)
+    return {name: pl.concat(parts) for name, parts in tables.items()}
