@@ -8,15 +8,14 @@ from prefect import flow
 from contracts.artifacts import PromotionOutcome, Reference, RegisteredVersion, TableRef
 from contracts.config import PipelineConfig
 from contracts.errors import RegistryStateError
+from flows.first_steps import checked_data
 from tasks.evaluate import evaluate
 from tasks.gate import gate
-from tasks.ingest import ingest
 from tasks.promote import promote
 from tasks.publish import publish
 from tasks.refresh import find_champion_to_refresh, newest_window, refresh, register_refreshed
 from tasks.store import store_of
 from tasks.update_features import FreshTables, update_features
-from tasks.validate import validate
 
 
 class UpdateOutcome(Reference):
@@ -32,15 +31,7 @@ class UpdateOutcome(Reference):
 def daily_update(config: PipelineConfig) -> UpdateOutcome:
     """Bring the champion up to today. Raises RegistryStateError where nothing was promoted yet."""
     store = store_of(config)
-    ingested = ingest(config.source, store)
-    validated = validate(
-        ingested.interactions,
-        ingested.item_catalogue,
-        config.validation,
-        store,
-        horizon_days=config.evaluation.horizon_days,
-        has_users=config.source.has_users,
-    )
+    _, validated = checked_data(config, store)
     fresh = update_features(validated, config.features, config.fine_tuning, config.evaluation, store)
     champion = find_champion_to_refresh(config.registry, store)
     if champion is None:

@@ -15,15 +15,13 @@ from contracts import columns as c
 from contracts.artifacts import FeatureTables, ForecastTables
 from contracts.config import PipelineConfig
 from contracts.tables import quantile_column
+from flows.first_steps import checked_data, feature_tables
 from forecasting.forecast import REFERENCE, panel_of
 from forecasting.panel import shift_periods
 from forecasting.plot import decompose, fan_chart
-from tasks.build_features import build_features
 from tasks.forecast_demand import forecast_demand
-from tasks.ingest import ingest
 from tasks.register_forecasts import register_forecasts
 from tasks.store import read_table, store_of
-from tasks.validate import validate
 
 
 @flow(name="demand-forecast", description=__doc__)
@@ -41,25 +39,8 @@ def demand_forecast(config: PipelineConfig, fresh: bool = False, registered: boo
     """
     store = store_of(config)
     with temporary_settings({PREFECT_TASKS_REFRESH_CACHE: True}) if fresh else nullcontext():
-        ingested = ingest(config.source, store)
-        validated = validate(
-            ingested.interactions,
-            ingested.item_catalogue,
-            config.validation,
-            store,
-            horizon_days=config.evaluation.horizon_days,
-            has_users=config.source.has_users,
-        )
-        features = build_features(
-            validated,
-            config.features,
-            config.forecast,
-            config.fine_tuning,
-            config.evaluation,
-            store,
-            has_users=config.source.has_users,
-            validation=config.validation,
-        )
+        _, validated = checked_data(config, store)
+        features = feature_tables(config, validated, store)
         forecasts = forecast_demand(features, config.forecast, store, compute=config.compute, validation=config.validation, seed=config.seed)
         if registered:
             register_forecasts(config, validated, features, forecasts)
