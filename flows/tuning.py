@@ -1,63 +1,91 @@
 """A search of learning rates, sizes and regularisation on windows before those that are reported; nothing is registered."""
 
-from typing import Annotated, Any
+from datetime import date
+from typing import Annotated
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
-from contracts.artifacts import Reference
+from contracts.artifacts import ValidationReport
 from contracts.config import PipelineConfig
-from flows.partial_runs import train_and_measure
-from tasks.evaluate import OURS, read_evaluation
-
-
-class Trial(Reference):
-    """One set of parameters and the mean of the main figure over lists, leads and origins."""
-
-    number: int
-    parameters: dict[str, float | int]
-    value: float
+from flows.first_steps import FineTuningInputs, checked_data, fine_tuning_inputs
+from tasks.evaluate import OURS, evaluate, read_evaluation
+from tasks.fine_tune import fine_tune
+from tasks.store import Store, store_of
+from tasks.tune import Trial, best_first, finished_trials, log_trials, next_trial, open_study, report
 
 
 @flow(name="tune", description=__doc__)
 def tune(
     config: PipelineConfig,
-    num_trials: Annotated[int, Field(title="Trials", ge=1, le=200, description="Trainings to spend; each is a whole training.")] = 10,
+    num_trials: Annotated[int, Field(title="Trials", ge=1, le=200, description="Trials in all; those an earlier run of the same search made count.")] = 10,
 ) -> list[Trial]:
-    """Trials, best first. Features and forecasts are made once and reused; a trial that repeats finished work costs nothing.
+    """Trials, best first; MLflow holds a run for each. Features, forecasts and pre-training are made once; a search that was stopped goes on where it was.
 
     Parameters
     ----------
     config
         The pipeline to tune; its evaluated origins are the windows the search looks at, so give origins before those you will report.
     num_trials
-        Trainings to spend.
+        Trials in all: each fits a head at every origin, unless it is ended early because others were better there.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.seed))
-    trials = []
-    for number in range(num_trials):
-        asked = study.ask()
-        chosen = _choice(asked)
-        result = read_evaluation(train_and_measure(_with(config, chosen)).path)
-        value = sum(result.figure(OURS, name).value for name in result.lists) / len(result.lists)
-        study.tell(asked, value)
-        trials.append(Trial(number=number, parameters=chosen, value=value))
-    trials.sort(key=lambda trial: -trial.value)
-    create_table_artifact([{"trial": t.number, "value": f"{t.value:.4f}", **t.parameters} for t in trials], key="tuning", description="Best first")
+    store = store_of(config)
+    _, validated = checked_data(config, store)
+    given = fine_tuning_inputs(config, validated, store)
+    study, origins = open_study(config, validated.accepted.digest, store), given.features.origins
+    while len(finished_trials(study)) < num_trials:
+        asked, chosen = next_trial(study)
+        values: list[float] = []
+        while not values or not report(study, asked, values, len(origins)):
+            values.append(_figure(_with(config, chosen), given, validated, origins[len(values)], store))
+        log_trials(study.study_name, finished_trials(study), origins, config, store)
+    trials = best_first(finished_trials(study))
+    rows = [{"trial": t.number, "value": f"{t.value:.4f}", "origins": len(t.at_origins), "state": t.state, **t.parameters} for t in trials]
+    create_table_artifact(rows, key="tuning", description="Best first; pruned ones last")
     return trials
 
 
-def _choice(trial: Any) -> dict[str, float | int]:
-    return {
-        "fine_tuning.learning_rate": trial.suggest_float("fine_tuning.learning_rate", 1e-3, 2e-2, log=True),
-        "fine_tuning.anchor": trial.suggest_float("fine_tuning.anchor", 0.03, 3.0, log=True),
-        "fine_tuning.season_width": trial.suggest_categorical("fine_tuning.season_width", [16, 32, 64]),
-        "fine_tuning.habit_width": trial.suggest_categorical("fine_tuning.habit_width", [16, 32, 64]),
-    }
+def _figure(config: PipelineConfig, given: FineTuningInputs, validated: ValidationReport, origin: str, store: Store) -> float:
+    """Main figure at one origin, mean over the lists; no baselines, slices or intervals beside it."""
+    at_origin = given.features.model_copy(update={"origins": (origin,), "end": origin})
+    evaluation = config.evaluation.model_copy(
+        update={
+            "origins": (date.fromisoformat(origin),),
+            "baselines": config.evaluation.baselines[:1],
+            "num_resamples": 100,
+            "season_lift": False,
+            "slices": False,
+        }
+    )
+    bundles = fine_tune(
+        at_origin,
+        given.season,
+        given.snapshots,
+        given.forecasts,
+        config.fine_tuning,
+        config.features,
+        evaluation,
+        config.compute,
+        store,
+        name=config.name,
+        seed=config.seed,
+    )
+    measured = evaluate(
+        bundles,
+        None,
+        validated,
+        given.features,
+        evaluation,
+        config.features,
+        config.fine_tuning.target_events,
+        store,
+        validation=config.validation,
+        name=config.name,
+        seed=config.seed,
+    )
+    result = read_evaluation(measured.path)
+    return sum(result.figure(OURS, name).value for name in result.lists) / len(result.lists)
 
 
 def _with(config: PipelineConfig, chosen: dict[str, float | int]) -> PipelineConfig:

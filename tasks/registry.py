@@ -93,13 +93,12 @@ def local_tracking_uri(storage_root: str) -> str:
     return f"sqlite:///{mlflow_folder(storage_root) / 'mlflow.sqlite'}"
 
 
-def start_parent(client: MlflowClient, experiment: str, *, name: str, tags: Mapping[str, str]) -> str:
-    """Create the run of this flow run and return its id; the same Prefect flow run gets the same MLflow run again."""
+def start_parent(client: MlflowClient, experiment: str, *, name: str, tags: Mapping[str, str], identity: str = "prefect.flow_run_id") -> str:
+    """Create the run of this flow run and return its id; who comes with the same tag `identity`, the same Prefect flow run, gets the same MLflow run again."""
     with registry_faults():
         experiment_id = client.get_experiment_by_name(experiment).experiment_id
-        flow_run = tags.get("prefect.flow_run_id")
-        if flow_run:
-            found = client.search_runs([experiment_id], filter_string=f"tags.`prefect.flow_run_id` = '{flow_run}'", max_results=1)
+        if tags.get(identity):
+            found = client.search_runs([experiment_id], filter_string=f"tags.`{identity}` = '{tags[identity]}'", max_results=1)
             if found:
                 return str(found[0].info.run_id)
         return str(client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id)
