@@ -113,7 +113,7 @@ def _rounds(asks: Sequence[Ask]) -> dict[tuple[date, str, str, str | None], list
 
 def _by_user(recommender: Recommender, ranked: Ranked) -> list[tuple[str, RankedList]]:
     bounds = np.searchsorted(ranked.users, np.arange(len(ranked.names) + 1))
-    item_ids = recommender.item_ids.gather(ranked.positions).to_list()
+    item_ids = [recommender.ids[position] for position in ranked.positions.tolist()]
     found = []
     for user, start, stop in zip(ranked.names, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         of_user = slice(start, stop)

@@ -6,6 +6,7 @@ Item tables are stored by item_index and held here by *position*: the order of i
 taking the smaller position.
 """
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -68,7 +69,7 @@ class PoolTerm:
 
     A history reaches R numbers through `linear_in` and the pool through `out`. Where R is large (landmark users), that product reads all of `out` for
     each user; so what an item of the pool says for the whole pool is kept as a row once it was asked for, and a history is a sum of such rows.
-    Only its items outside the pool, which few landmarks had, go through `out`. Sums run item by item: they do not depend on who is scored beside.
+    Only its items outside the pool, which few landmarks had, go through `out`. Each user's sum is taken by itself: it does not depend on who is scored beside.
     """
 
     def __init__(self, linear_in: sp.csr_array, out: ItemTable, own: Floats, pool: Integers) -> None:
@@ -86,10 +87,15 @@ class PoolTerm:
         places = place[histories.indices]
         inside = places >= 0
         self.keep(np.unique(places[inside]))
-        counts = np.concatenate([[0], np.cumsum(inside)])[histories.indptr]
-        of_pool = sp.csr_array((histories.data[inside], places[inside], counts), shape=(histories.shape[0], len(self.own)))
-        others = sp.csr_array((histories.data[~inside], histories.indices[~inside], histories.indptr - counts), shape=histories.shape)
-        return np.asarray(of_pool @ self._rows + (others @ self.linear_in) @ self._out, np.float32)
+        found = np.zeros((histories.shape[0], len(self.own)), np.float32)
+        for row, (start, stop) in enumerate(itertools.pairwise(histories.indptr.tolist())):
+            here, weights = inside[start:stop], histories.data[start:stop]
+            found[row] = weights[here] @ self._rows[places[start:stop][here]]
+        if not inside.all():
+            counts = np.concatenate([[0], np.cumsum(~inside)])[histories.indptr]
+            others = sp.csr_array((histories.data[~inside], histories.indices[~inside], counts), shape=histories.shape)
+            found += (others @ self.linear_in) @ self._out
+        return found
 
     def at(self, histories: sp.csr_array, places: Integers) -> Floats:
         """As `of`, for some items of the pool only: [B, I] -> [B, N]."""

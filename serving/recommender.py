@@ -15,7 +15,7 @@ import math
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from pathlib import Path
 from threading import Lock
@@ -58,6 +58,7 @@ LEAD_INPUT: Final = "season_lead"
 SEASON_LOOK_UPS: Final = tuple(name for name in SEASON_PROPER_INPUTS if name != LEAD_INPUT)
 HABIT_LOOK_UPS: Final = ("habit_log_last_year_weeks", "habit_last_year_known")
 
+NO_PAIRS: Final = np.zeros(0, np.int64)
 Exclusions = Sequence[str] | pl.DataFrame | None
 
 
@@ -117,6 +118,9 @@ class _Taste:
     is_known: NDArray[np.bool_]
 
 
+_OfUsers = dict[Hashable, Floats]  # what was computed for the users of one block and holds for all questions about them
+
+
 @dataclass(frozen=True)
 class Ranked:
     """The best items of some users, end to end, best first: `users` are rows of `names`."""
@@ -129,6 +133,17 @@ class Ranked:
     taste: Floats
     habit: Floats
     season: Floats
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Pairs of a user and an item with their scores and two of the parts, [N] each."""
+
+    users: Integers
+    positions: Integers
+    score: Floats
+    taste: Floats
+    habit: Floats
 
 
 class Recommender:
@@ -146,7 +161,8 @@ class Recommender:
         self._vocabulary = vocabulary
         self._item_weeks = bundle.table(ITEM_WEEKS)
         self._forecasts = bundle.table(FORECASTS) if bundle.has_table(FORECASTS) else None
-        self._positions = dict(zip(self.item_ids, range(len(self.item_ids)), strict=True))
+        self.ids = tuple(self.item_ids)
+        self._positions = dict(zip(self.ids, range(len(self.ids)), strict=True))
         self._item_index = vocabulary[c.ITEM_INDEX].to_numpy().astype(np.int64)
         self._regions = set(self._item_weeks[c.REGION].unique())
         self._has_events = self._items_with_events()
@@ -220,10 +236,24 @@ class Recommender:
 
         Raises ValueError for a date before the cut-off, an unknown list or a k below 1.
         """
-        asked = list(dict.fromkeys(users)) if users is not None else list(self.users)
         question = self.question(request_date, list_name=list_name, k=k, candidates=candidates, region=region, lookup_shift_days=lookup_shift_days)
-        answers = list(self.answer(asked, question, exclude=self._exclusions(exclude, asked), histories=histories))
-        return self._rankings(answers, question, asked)
+        return self.rank_each([question], users, exclude=exclude, histories=histories)[0]
+
+    def rank_each(
+        self, questions: Sequence[Question], users: Sequence[str] | None = None, *, exclude: Exclusions = None, histories: pl.DataFrame | None = None
+    ) -> list[pl.DataFrame]:
+        """As `rank`, one table for each question about the same users; what depends on the user alone is computed once for all of them.
+
+        Of `histories` all questions know the same: what lies before the earliest of their dates.
+        """
+        asked = list(dict.fromkeys(users)) if users is not None else list(self.users)
+        barred = {user: self.positions_of(items) for user, items in self._exclusions(exclude, asked).items()}
+        answers: list[list[Ranked]] = [[] for _ in questions]
+        for block in self._blocks(asked, histories, min(question.request_date for question in questions)):
+            of_users: _OfUsers = {}
+            for question, found in zip(questions, answers, strict=True):
+                found.append(self._answer(block, question, barred, of_users))
+        return [self._rankings(found, question, asked) for found, question in zip(answers, questions, strict=True)]
 
     def question(
         self,
@@ -302,9 +332,12 @@ class Recommender:
     ) -> Iterator[Ranked]:
         """The lists of distinct users, block by block; what `rank` makes a table of."""
         positions = {user: self.positions_of(items) for user, items in (exclude or {}).items()}
-        for group in self.stored.behaviours(users, histories, question.request_date):
-            for block in group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // max(len(self.networks.pool), STRETCH)))):
-                yield self._answer(block, question, positions)
+        for block in self._blocks(users, histories, question.request_date):
+            yield self._answer(block, question, positions, {})
+
+    def _blocks(self, users: Sequence[str], histories: pl.DataFrame | None, request_date: date) -> Iterator[Behaviour]:
+        for group in self.stored.behaviours(users, histories, request_date):
+            yield from group.blocks(max(1, min(MAX_USERS_AT_ONCE, SCORES_AT_ONCE // max(len(self.networks.pool), STRETCH))))
 
     def season_of(self, request_date: date, region: str = c.ALL_REGIONS, lookup_shift_days: int = 0) -> Floats:
         """Season of all items on a date, [I, 2] (again, discover), uncentred. Computed once per date and region."""
@@ -389,7 +422,7 @@ class Recommender:
 
     def list_of(self, behaviour: Behaviour, question: Question, *, exclude: Sequence[str] = ()) -> Integers:
         """Positions of the list of one user whose behaviour is given, best first."""
-        return self._answer(behaviour, question, {behaviour.users[0]: self.positions_of(exclude)}).positions
+        return self._answer(behaviour, question, {behaviour.users[0]: self.positions_of(exclude)}, {}).positions
 
     def title_of(self, item_id: str) -> str:
         """Title of an item as the catalogue has it, or its id."""
@@ -413,33 +446,47 @@ class Recommender:
             return dict(exclude.select(c.USER_ID, c.ITEM_ID).group_by(c.USER_ID).agg(c.ITEM_ID).iter_rows())
         return dict.fromkeys(asked, exclude)
 
-    def _answer(self, block: Behaviour, question: Question, excluded: Mapping[str, Integers]) -> Ranked:
+    def _answer(self, block: Behaviour, question: Question, excluded: Mapping[str, Integers], of_users: _OfUsers) -> Ranked:
         num_items = len(self.item_ids)
-        taste = self._taste(block, question)
+        taste = self._taste(block, question, of_users)
         rows, positions = block.habit_rows(), block.habit_positions
         had = rows * num_items + positions  # ascending
         is_discover = question.list_name == DISCOVER
         habit = np.zeros(len(rows), np.float32) if is_discover else self._habit(block, question, taste)
         barred = [row * num_items + excluded[user] for row, user in enumerate(block.users) if user in excluded]
         hidden = np.unique(np.concatenate([had, *barred] if is_discover else barred)) if is_discover or barred else np.zeros(0, np.int64)
-        of_pool, least = self._of_pool(question, taste, rows, positions, habit, hidden)
-        pairs = [of_pool, *self._of_rest(block, question, taste, had, hidden, least)]
+        known = [self._of_pool(question, taste, rows, positions, habit, hidden)]
         if not is_discover:
-            pairs.append(had[(self.networks.place[positions] < 0) & question.candidates[positions]])
-        found = np.concatenate(pairs)
-        found = found[~_is_in(found, hidden)]
-        users, best = np.divmod(found, num_items)
-        of_taste, of_habit, of_season = self._taste_of(taste, users, best), _look_up(had, habit, found), question.season[best]
-        score = of_taste + of_season + of_habit
-        users, ranks, order = _best_of_each(users, score, best, question.k)
-        return Ranked(block.users, users, ranks, best[order], score[order], of_taste[order], of_habit[order], of_season[order])
+            known.append(had[(self.networks.place[positions] < 0) & question.candidates[positions]])
+        pairs = np.concatenate(known)
+        first = self._scored(question, taste, had, habit, pairs[~_is_in(pairs, hidden)])
+        least = _kth_of_each(first.users, first.score, len(block), question.k)
+        found = _together(
+            first, self._scored(question, taste, had, habit, np.concatenate([*self._of_rest(block, question, taste, had, hidden, least), NO_PAIRS]))
+        )
+        users, ranks, order = _best_of_each(found.users, found.score, found.positions, question.k)
+        return Ranked(
+            block.users,
+            users,
+            ranks,
+            found.positions[order],
+            found.score[order],
+            found.taste[order],
+            found.habit[order],
+            question.season[found.positions[order]],
+        )
 
-    def _of_pool(self, question: Question, taste: _Taste, rows: Integers, positions: Integers, habit: Floats, hidden: Integers) -> tuple[Integers, Floats]:
-        """Pairs (user x I + position) of the pool that can be among the best k of their user, and what a score must reach to be among them, [B]."""
+    def _scored(self, question: Question, taste: _Taste, had: Integers, habit: Floats, pairs: Integers) -> _Scored:
+        """Some pairs (user x I + position), in full."""
+        users, positions = np.divmod(pairs, len(self.item_ids))
+        of_taste, of_habit = self._taste_of(taste, users, positions), _look_up(had, habit, pairs)
+        return _Scored(users, positions, of_taste + question.season[positions] + of_habit, of_taste, of_habit)
+
+    def _of_pool(self, question: Question, taste: _Taste, rows: Integers, positions: Integers, habit: Floats, hidden: Integers) -> Integers:
+        """Pairs (user x I + position) of the pool that can be among the best k of their user."""
         networks = self.networks
-        bounds = np.full(len(taste.centre), -np.inf, np.float32)
         if not len(networks.pool):
-            return np.zeros(0, np.int64), bounds
+            return NO_PAIRS
         scores = taste.above - taste.centre[:, None]
         if taste.weighted is not None:
             scores += taste.weighted @ networks.pool_vectors.T
@@ -453,10 +500,11 @@ class Recommender:
         place = networks.place[hidden_positions]
         scores[hidden_rows[place >= 0], place[place >= 0]] = -np.inf
         num_places = scores.shape[1]
+        bounds = np.full(len(scores), -np.inf, np.float32)
         if question.k < num_places:
             bounds = np.partition(scores, num_places - question.k, axis=1)[:, num_places - question.k] - np.float32(ROUNDING)
         users, places = np.nonzero((scores >= bounds[:, None]) & (scores > -np.inf))
-        return np.asarray(users * len(self.item_ids) + networks.pool[places], np.int64), bounds
+        return np.asarray(users * len(self.item_ids) + networks.pool[places], np.int64)
 
     def _of_rest(self, block: Behaviour, question: Question, taste: _Taste, had: Integers, hidden: Integers, least: Floats) -> Iterator[Integers]:
         """Pairs outside the pool, without those the user had (they have a habit), that can be among the best k of their user and reach `least`, [B]."""
@@ -477,12 +525,12 @@ class Recommender:
 
     # ---- the three parts ------------------------------------------------------------------------------------------------
 
-    def _taste(self, block: Behaviour, question: Question) -> _Taste:
+    def _taste(self, block: Behaviour, question: Question, of_users: _OfUsers) -> _Taste:
         """Taste of a block of users, centred over the candidates that have vectors. Raises BundleError where it is not finite."""
         head, networks = self.networks.list_head(question.list_name), self.networks
         queries = self._queries(block, question.request_date, question.lookup_shift_days) if networks.has_encoder else None
         weighted = queries * np.float32(head.encoder_weight) if queries is not None and head.encoder_weight else None
-        linear = [self._linear(block, number, term) for number, term in enumerate(head.linear)]
+        linear = [self._linear(block, number, term, of_users) for number, term in enumerate(head.linear)]
         floors = [math.log(term.floor) for term in head.linear]
         above = np.zeros((len(block), len(networks.pool)), np.float32)
         for term, values, floor in zip(head.linear, linear, floors, strict=True):  # outside the pool every term is at its floor, which centring takes off
@@ -539,7 +587,7 @@ class Recommender:
 
     def scores_at(self, behaviour: Behaviour, question: Question, positions: Integers) -> dict[str, Floats]:
         """Score and its parts of one user for some items the user never had: name of the part -> [N]."""
-        taste = self._taste_of(self._taste(behaviour, question), np.zeros(len(positions), np.int64), positions)
+        taste = self._taste_of(self._taste(behaviour, question, {}), np.zeros(len(positions), np.int64), positions)
         season = question.season[positions]
         return {c.SCORE: taste + season, c.TASTE: taste, c.HABIT: np.zeros(len(positions), np.float32), c.SEASON: season}
 
@@ -603,9 +651,12 @@ class Recommender:
             queries[np.arange(len(block)) if part is block else rows] = encoded
         return np.zeros((len(block), self.networks.width), np.float32) if queries is None else queries
 
-    def _linear(self, block: Behaviour, number: int, term: LinearTerm) -> Floats:
-        """Logarithm of one linear item-item term for the pool, [B, P]; it does not depend on the date."""
-        return self._remembered(("linear", number, term.half_life_days, term.floor), block, lambda part: self._compute_linear(part, number, term))
+    def _linear(self, block: Behaviour, number: int, term: LinearTerm, of_users: _OfUsers) -> Floats:
+        """Logarithm of one linear item-item term for the pool, [B, P]; it depends neither on the date nor on the list."""
+        key = ("linear", number, term.half_life_days, term.floor)
+        if key not in of_users:
+            of_users[key] = self._remembered(key, block, lambda part: self._compute_linear(part, number, term))
+        return of_users[key]
 
     def _compute_linear(self, block: Behaviour, number: int, term: LinearTerm) -> Floats:
         """As `_linear`; an item does not speak for itself."""
@@ -778,6 +829,20 @@ def _similar_lengths(lengths: Integers, ratio: float = 1.5) -> list[Integers]:
 def _with_look_ups(inputs: pl.DataFrame, shifted: pl.DataFrame, look_ups: Sequence[str]) -> pl.DataFrame:
     """`inputs` with the look-ups by date taken from rows made for another date; order of columns kept."""
     return inputs.with_columns(shifted[name] for name in look_ups if name in inputs.columns)
+
+
+def _together(one: _Scored, other: _Scored) -> _Scored:
+    return _Scored(*(np.concatenate([getattr(part, name.name) for part in (one, other)]) for name in fields(_Scored)))
+
+
+def _kth_of_each(rows: Integers, scores: Floats, num_rows: int, k: int) -> Floats:
+    """The k-th largest score of each row, minus infinity where a row has fewer."""
+    found = np.full(num_rows, -np.inf, np.float32)
+    order = np.lexsort((-scores, rows))
+    ordered = rows[order]
+    kth = order[np.arange(len(rows)) - np.searchsorted(ordered, ordered) == k - 1]
+    found[rows[kth]] = scores[kth]
+    return found
 
 
 def _best_of_each(rows: Integers, scores: Floats, positions: Integers, k: int) -> tuple[Integers, Integers, Integers]:

@@ -255,6 +255,19 @@ def test_history_longer_than_the_encoder_is_cut_to_its_newest_events(tmp_path: P
     np.testing.assert_allclose([found[item] for item in ITEMS], np.array([0, 1, 1, 0]) - 0.5, atol=1e-6)
 
 
+def test_several_questions_at_once_are_answered_as_one_by_one(tmp_path: Path) -> None:
+    linear = np.array([[0, 0], [0.3, 0], [0, 2], [1, 0], [1, 1]], float)
+    shop = shop_with(tmp_path, linear=linear, season={"trend_lift_4w": (1.0, 0.5)})
+    raw = events([("ann", "bread", "2024-06-29"), ("zoe", "date", "2024-06-30")])
+    asked = [(day, name, k) for day in (JULY, JULY + timedelta(days=40)) for name in ("again", "discover") for k in (2, 4)]
+    questions = [shop.question(day, list_name=name, k=k) for day, name, k in asked]
+    for users, histories in ((None, None), (["zoe", "ann", "bob"], raw)):
+        together = shop.rank_each(questions, users, exclude=["candle"], histories=histories)
+        for table, (day, name, k) in zip(together, asked, strict=True):
+            assert table.height > 0
+            assert table.equals(shop.rank(users, request_date=day, list_name=name, k=k, exclude=["candle"], histories=histories))
+
+
 def test_a_user_is_ranked_the_same_alone_and_among_many(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     bought = [(f"u{rng.integers(60)}", ITEMS[rng.integers(4)], f"2024-0{rng.integers(1, 7)}-{rng.integers(1, 28):02d}") for _ in range(400)]
