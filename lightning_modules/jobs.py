@@ -14,7 +14,16 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.artifacts import text_digest
-from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig, LinearTerm, OptimizerConfig, PretrainingConfig, check_objective
+from contracts.sections.training import (
+    ComputeConfig,
+    EncoderConfig,
+    FineTuningConfig,
+    LinearTerm,
+    OptimizerConfig,
+    PretrainingConfig,
+    PretrainingLoss,
+    check_objective,
+)
 from lightning_modules.forecasting_job import ForecastJob
 
 ListName = Literal["again", "discover"]
@@ -52,9 +61,8 @@ class PretrainJob(Job):
     cutoffs: Annotated[tuple[date, ...], Field(min_length=1, description="A snapshot is left at each; it has seen nothing at or after it.")]
     encoder: EncoderConfig = EncoderConfig()
     objective: Literal["next_item", "window_item", "masked_item"] = "window_item"
-    loss: Annotated[Literal["sampled_softmax", "full_softmax", "gbce", "bce", "bpr"], Field(description="Loss of an event's item against the others.")] = (
-        "sampled_softmax"
-    )
+    loss: Annotated[PretrainingLoss, Field(description="Loss of an event's item against the others.")] = "sampled_softmax"
+    contrastive_weight: Annotated[float, Field(ge=0, description="Weight of the contrastive loss between two views of each history.")] = 0.0
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads a request may have, days.")] = (0, 28)
     epochs: Annotated[float, Field(gt=0, description="Events visited for each new event, old ones (replay) included.")] = 3.0
     replay: Annotated[float, Field(ge=0, lt=1, description="Share of each period's visits that goes to older events, where epochs leave room.")] = 0.25

@@ -4,12 +4,15 @@ Letters: N targets, D width, I items, K negatives shared by the N targets.
 `queries` [N, D] and `items` tables [I, D] score by dot product; `weights` [N] count a row as more or less than one (0 leaves it out).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 NEVER = -1e9
+SCORES_AT_ONCE = 2**21  # fits the cache: faster than one large table
+FEWEST_ITEMS_AT_ONCE = 1_024
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -18,36 +21,46 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1e-12)
 
 
-def full_cross_entropy(
-    queries: Tensor, item_vectors: Tensor, targets: Tensor, *, bias: Tensor | None = None, weights: Tensor | None = None, chunk: int = 1_024
-) -> Tensor:
-    """Cross-entropy over all items, `chunk` targets at a time, so that no [N, I] table is ever held.
+class _TargetLogs(torch.autograd.Function):
+    """-log of each target's share [N], walking over `chunk` items at a time forth and back, so that [N, chunk] is the largest table held."""
 
-    Only the [chunk, I] logits of one chunk live at once, in the forward and again in the backward pass.
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, item_vectors: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        kind = queries.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
+        asked = queries.to(dtype)
+        total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
+        for vectors in item_vectors.split(chunk):
+            total = torch.logaddexp(total, (asked @ vectors.to(dtype).T).float().logsumexp(1))
+        positive = (asked * item_vectors[targets].to(dtype)).sum(1).float()
+        ctx.save_for_backward(queries, item_vectors, targets, total)
+        ctx.chunk, ctx.dtype = chunk, dtype
+        return total - positive
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        queries, item_vectors, targets, total = ctx.saved_tensors
+        asked, outer = queries.to(ctx.dtype), gradients[0].float()[:, None]
+        of_queries = torch.zeros_like(queries, dtype=torch.float32)
+        of_items = torch.empty_like(item_vectors)
+        for vectors, out in zip(item_vectors.split(ctx.chunk), of_items.split(ctx.chunk), strict=True):
+            cast = vectors.to(ctx.dtype)
+            shares = (asked @ cast.T).float().sub_(total[:, None]).exp_().mul_(outer).to(ctx.dtype)
+            of_queries += shares @ cast
+            out.copy_(shares.T @ asked)
+        of_queries -= outer * item_vectors[targets]
+        of_items.index_add_(0, targets, (-outer * queries).to(of_items.dtype))
+        return of_queries.to(queries.dtype), of_items, None, None
+
+
+def full_cross_entropy(queries: Tensor, item_vectors: Tensor, targets: Tensor, *, weights: Tensor | None = None, chunk: int | None = None) -> Tensor:
+    """Cross-entropy over all I items; only [N, chunk] scores are held at once, in the forward and again in the backward pass.
+
+    `chunk` is by default what keeps that table at 8 MiB. Source: the softmax of GRU4Rec (arXiv 1511.06939) over the whole catalogue; the
+    running log of sums is that of online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
     """
-
-    def part(query: Tensor, vectors: Tensor, target: Tensor) -> Tensor:
-        logits = (query @ vectors.T).float()
-        return functional.cross_entropy(logits if bias is None else logits + bias, target, reduction="none")
-
-    losses = [
-        checkpoint(part, queries[start : start + chunk], item_vectors, targets[start : start + chunk], use_reentrant=False, preserve_rng_state=False)
-        for start in range(0, len(queries), chunk)
-    ]
-    return _mean(torch.cat(losses), weights)
-
-
-def streamed_cross_entropy(queries: Tensor, item_vectors: Tensor, targets: Tensor, *, weights: Tensor | None = None, chunk: int = 16_384) -> Tensor:
-    """The same value as `full_cross_entropy`, walking over `chunk` items at a time: for catalogues whose row of logits is itself too large."""
-
-    def part(running: Tensor, query: Tensor, vectors: Tensor) -> Tensor:
-        return torch.logaddexp(running, (query @ vectors.T).float().logsumexp(1))
-
-    running = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
-    for start in range(0, len(item_vectors), chunk):
-        running = checkpoint(part, running, queries, item_vectors[start : start + chunk], use_reentrant=False, preserve_rng_state=False)
-    positive = (queries * item_vectors[targets]).sum(1).float()
-    return _mean(running - positive, weights)
+    rows = chunk or max(SCORES_AT_ONCE // max(len(queries), 1), FEWEST_ITEMS_AT_ONCE)
+    return _mean(_TargetLogs.apply(queries, item_vectors, targets, rows), weights)
 
 
 def sampled_softmax(
@@ -112,6 +125,17 @@ def bayesian_personalised_ranking(
         return _mean(pairs.mean(1), weights)
     kept = (~is_target).float()
     return _mean((pairs * kept).sum(1) / kept.sum(1).clamp(min=1), weights)
+
+
+def contrastive(first: Tensor, second: Tensor, *, temperature: float = 0.2) -> Tensor:
+    """Two views [B, D] of the same B histories: each view must find its other among all others of the batch, in both directions.
+
+    Cosine over `temperature`, cross-entropy over the B others. Source: NT-Xent (Chen et al. 2020, arXiv 2002.05709, eq. 1), for histories CL4SRec, arXiv
+    2010.14395, eq. 4; here the negatives of a view are the other view's rows only.
+    """
+    scores = functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
+    same = torch.arange(len(scores), device=scores.device)
+    return (functional.cross_entropy(scores, same) + functional.cross_entropy(scores.T, same)) / 2
 
 
 def mean_squared_error(predictions: Tensor, values: Tensor, *, weights: Tensor | None = None) -> Tensor:

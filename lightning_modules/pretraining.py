@@ -32,17 +32,33 @@ ENCODER = "encoder.json"
 ANNEAL_FROM = 0.6
 ANNEAL_TO = 0.1
 GBCE_CALIBRATION = 0.75
+HIDDEN_SHARE = 0.2
 DAYS_FOR_YEAR = 730
 
 
 class Objective(nn.Module):
     """Mean loss of a batch's targets: one module with one `forward`, so that its weights can be sharded."""
 
-    def __init__(self, taste: Taste, loss: str) -> None:
+    def __init__(self, taste: Taste, loss: str, contrastive_weight: float = 0.0) -> None:
         super().__init__()
-        self.taste, self.loss = taste, loss
+        self.taste, self.loss, self.contrastive_weight = taste, loss, contrastive_weight
 
     def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch's targets, and in training the weighted contrastive loss of its histories; float32."""
+        loss = self.of_targets(batch)
+        if not (self.training and self.contrastive_weight):
+            return loss
+        return loss + self.contrastive_weight * losses.contrastive(self.view(batch), self.view(batch))
+
+    def view(self, batch: Batch) -> Tensor:
+        """State after each history [B, D], some of its items hidden at random: one of its views. Source: item mask of CL4SRec, arXiv 2010.14395."""
+        items = self.taste.items(batch.items)
+        is_hidden = torch.rand(len(items), 1, device=items.device) < HIDDEN_SHARE
+        hidden = torch.zeros_like(items) if self.taste.encoder.is_causal else self.taste.mask.to(items.dtype)
+        states = self.taste.states(torch.where(is_hidden, hidden, items), batch.types, batch.gaps, batch.days, batch.steps, batch.layout())
+        return states.index_select(0, torch.from_numpy(batch.offsets[1:] - 1).to(states.device))
+
+    def of_targets(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets, float32."""
         if self.loss == "full_softmax":
             queries = self.queries(batch, self.taste.items(batch.items))
@@ -57,6 +73,8 @@ class Objective(nn.Module):
         options = {"is_target": is_target, "weights": batch.weights}
         if self.loss == "sampled_softmax":
             return losses.sampled_softmax(positive, negative, **options)
+        if self.loss == "sampled_softmax_logq":
+            return losses.sampled_softmax(positive, negative, negative_logq=batch.negative_logq, **options)
         if self.loss == "bpr":
             return losses.bayesian_personalised_ranking(positive, negative, **options)
         if self.loss == "bce":
@@ -78,7 +96,7 @@ class Pretraining(lightning.LightningModule):
 
     def __init__(self, taste: Taste, job: PretrainJob) -> None:
         super().__init__()
-        self.objective, self.job = Objective(taste, job.loss), job
+        self.objective, self.job = Objective(taste, job.loss, job.contrastive_weight), job
         self.num_periods = 1
 
     @property

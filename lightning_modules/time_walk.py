@@ -58,6 +58,7 @@ class Batch:
     targets                          [M]  item index
     request_days, lead_days, since   [M]  day asked for, lead, days since the last event of the source
     negatives                        [K]  items drawn by popularity, the same on every process
+    negative_logq                    [K]  log of how often each is expected among the K
     is_masked                        [N]  events whose item is hidden (objective masked_item), else all false
     weights                          [M]  1 for a user's first event with an item, `repeat_weight` for later ones
     """
@@ -73,6 +74,7 @@ class Batch:
     lead_days: Tensor
     since: Tensor
     negatives: Tensor
+    negative_logq: Tensor
     weights: Tensor
     is_masked: Tensor
     offsets: np.ndarray
@@ -214,9 +216,11 @@ class TimeWalk:
         chance = [uniform(positions[np.maximum(sources - 1, 0)], (*key, 3 + turn)) for turn in range(3)]
         request = _requests(target_days, last_days, self.settings.horizon_days, chance)
         weights = target_weights * np.float32(0.0 if is_empty else 1.0)
+        drawn = negatives.draw(self.settings.num_negatives, np.random.default_rng([*key, 1]))
         return Batch(
             *(torch.from_numpy(np.ascontiguousarray(x)) for x in (items, days, events.types.astype(np.int64), gaps, steps, sources, targets, *request)),
-            negatives=torch.from_numpy(negatives.draw(self.settings.num_negatives, np.random.default_rng([*key, 1]))),
+            negatives=torch.from_numpy(drawn),
+            negative_logq=torch.from_numpy(negatives.log_expected(drawn)),
             weights=torch.from_numpy(weights),
             is_masked=torch.from_numpy(is_masked),
             offsets=offsets,
@@ -264,6 +268,10 @@ class NegativeSampler:
         """Item indices, with repetition, [number]."""
         drawn = np.searchsorted(self._cumulative, generator.random(number) * self._cumulative[-1], side="right")
         return np.minimum(drawn, len(self._cumulative) - 1)
+
+    def log_expected(self, drawn: np.ndarray) -> np.ndarray:
+        """Log of the expected number of times each drawn item is among as many draws, float32."""
+        return np.log(self.probability[drawn] * len(drawn)).astype(np.float32)
 
 
 def plan_period(begin: np.ndarray, older: np.ndarray, known: np.ndarray, settings: WalkSettings, *, number: int, epochs: float) -> list[Windows]:

@@ -34,6 +34,9 @@ class EncoderConfig(Section):
         return self
 
 
+PretrainingLoss = Literal["sampled_softmax", "sampled_softmax_logq", "full_softmax", "gbce", "bce", "bpr"]
+
+
 class PretrainingConfig(Section):
     """Self-supervised training on all events, without labels."""
 
@@ -43,6 +46,18 @@ class PretrainingConfig(Section):
         Literal["next_item", "window_item", "masked_item"],
         Field(description="next_item: the next event; window_item: an item of the user's coming weeks; masked_item: hidden events, for `bert`."),
     ] = "next_item"
+    loss: Annotated[
+        PretrainingLoss,
+        Field(
+            description="sampled_softmax: against negatives drawn by popularity, which leaves taste without popularity; sampled_softmax_logq: corrected for the drawing, an estimate of full_softmax; gbce, bce, bpr: against the same negatives one by one."
+        ),
+    ] = "sampled_softmax"
+    contrastive_weight: Annotated[
+        float,
+        Field(
+            ge=0, le=100, description="Weight of a contrastive loss between two views of each history, items hidden at random; 0: none. Costs two more passes."
+        ),
+    ] = 0.0
     epochs: Annotated[float, Field(gt=0, le=1000, description="Events visited for each new event, old ones included.")] = 1.5
     batch_events: Annotated[int, Field(ge=64, description="Events in one packed batch.")] = 2_048
     num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024

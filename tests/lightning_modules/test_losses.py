@@ -27,7 +27,6 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
     for compute in (
         lambda q, v: (functional.cross_entropy(q @ v.T, targets, reduction="none") * weights).sum() / weights.sum(),
         lambda q, v: losses.full_cross_entropy(q, v, targets, weights=weights, chunk=chunk),
-        lambda q, v: losses.streamed_cross_entropy(q, v, targets, weights=weights, chunk=chunk),
     ):
         query, table = queries.clone().requires_grad_(), items.clone().requires_grad_()
         loss = compute(query, table)
@@ -35,6 +34,39 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
         wanted.append((loss.detach(), query.grad, table.grad))
     for value in wanted[1:]:
         torch.testing.assert_close(value, wanted[0])
+
+
+def test_full_cross_entropy_in_half_precision_has_the_gradient_of_its_own_value() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, items = torch.randn(64, 16, generator=generator), torch.randn(300, 16, generator=generator)
+    targets = torch.arange(64)
+    found = []
+    for is_half in (False, True):
+        query, table = queries.clone().requires_grad_(), items.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss = losses.full_cross_entropy(query, table, targets, chunk=50)
+        loss.backward()
+        assert (loss.dtype, query.grad.dtype, table.grad.dtype) == (torch.float32,) * 3
+        # shares sum to one: what pulls a query towards its target pushes it from the others
+        found.append((loss.detach(), query.grad, table.grad, table.grad.sum(0)))
+    for half, single in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(half, single, rtol=0.03, atol=0.003)
+    assert not torch.equal(found[0][1], found[1][1])
+
+
+def test_contrastive_loss_is_worked_by_hand() -> None:
+    first = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    second = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # cosines: 1 1 / 0 0
+    temperature = 1 / LN2  # exp(score) is 2 ** cosine
+    by_row = (LN2 + LN2) / 2
+    by_column = (-math.log(2 / 3) - math.log(1 / 3)) / 2
+    assert losses.contrastive(first, second, temperature=temperature).item() == pytest.approx((by_row + by_column) / 2)
+
+
+def test_contrastive_loss_falls_where_views_agree() -> None:
+    views = torch.eye(6)
+    assert losses.contrastive(views, views) < 0.05
+    assert losses.contrastive(views, views.roll(1, 0)) > 4
 
 
 def test_sampled_softmax_is_worked_by_hand() -> None:

@@ -18,8 +18,11 @@ from safetensors.torch import load_file
 
 from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
+from lightning_modules import losses
 from lightning_modules.jobs import PretrainJob, TrainingRequest
-from lightning_modules.pretraining import learning_rate, plan_periods, pretrain, read_snapshot
+from lightning_modules.pretraining import Objective, learning_rate, open_log, plan_periods, pretrain, read_snapshot, walk_settings
+from lightning_modules.taste import build_taste
+from lightning_modules.time_walk import TimeWalk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,12 +116,47 @@ def test_training_learns_what_users_do(pretrain_job: PretrainJob, compute: Compu
     assert metrics["held_out_loss"] < untrained - 0.3
 
 
-@pytest.mark.parametrize("loss", ["full_softmax", "gbce", "bce", "bpr"])
+@pytest.mark.parametrize("loss", ["sampled_softmax_logq", "full_softmax", "gbce", "bce", "bpr"])
 def test_every_loss_trains(loss: str, pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path) -> None:
     job = pretrain_job.model_copy(
         update={"cutoffs": pretrain_job.cutoffs[:1], "epochs": 0.5, "loss": loss, "objective": "window_item" if loss == "bpr" else "next_item"}
     )
     assert np.isfinite(list(pretrain(job, compute, tmp_path).metrics.values())).all()
+
+
+def test_logq_makes_sampling_an_estimate_of_the_full_softmax(pretrain_job: PretrainJob, tmp_path: Path) -> None:
+    job = pretrain_job.model_copy(update={"num_negatives": 20_000, "encoder": pretrain_job.encoder.model_copy(update={"dropout": 0.0})})
+    log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
+    batch = next(iter(TimeWalk(log, plan_periods(job)[:1], walk_settings(job), num_items=job.num_items)))
+    torch.manual_seed(0)
+    taste = build_taste(job.encoder, torch.zeros(job.num_items, 0, dtype=torch.long), num_items=job.num_items, num_event_types=2)
+    torch.nn.init.normal_(taste.items.own.weight)
+    values = {loss: float(Objective(taste, loss)(batch).detach()) for loss in ("full_softmax", "sampled_softmax_logq", "sampled_softmax")}
+    assert values["sampled_softmax_logq"] == pytest.approx(values["full_softmax"], rel=0.03)
+    assert values["sampled_softmax"] > values["full_softmax"] + 1
+
+
+@pytest.mark.parametrize("kind", ["gpt", "bert"])
+def test_contrastive_views_of_one_history_come_closer_than_those_of_others(
+    kind: str, pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path
+) -> None:
+    """With a large weight the training is contrastive alone; without it the views are as far apart as chance left them."""
+    found = {}
+    for weight in (0.0, 100.0):
+        encoder = pretrain_job.encoder.model_copy(update={"kind": kind})
+        objective = "masked_item" if kind == "bert" else "next_item"
+        job = pretrain_job.model_copy(
+            update={"cutoffs": pretrain_job.cutoffs[:1], "epochs": 4.0, "encoder": encoder, "objective": objective, "contrastive_weight": weight}
+        )
+        pretrain(job, compute, tmp_path / str(weight))
+        taste = read_snapshot(tmp_path / str(weight), job.cutoffs[0].isoformat())
+        log = open_log(job.events, tmp_path / str(weight), job.event_type_codes(), job.num_items)
+        batch = next(iter(TimeWalk(log, plan_periods(job)[:1], walk_settings(job), num_items=job.num_items)))
+        torch.manual_seed(0)
+        objective_of = Objective(taste, job.loss, weight)
+        with torch.no_grad():
+            found[weight] = float(losses.contrastive(objective_of.view(batch), objective_of.view(batch)))
+    assert found[100.0] < found[0.0] - 0.2, found
 
 
 @pytest.mark.parametrize("kind", ["bert", "transformer_xl", "hstu", "ligr", "gru", "rnn"])
