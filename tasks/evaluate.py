@@ -70,8 +70,7 @@ def evaluate(
     first_day, last_day = date.fromisoformat(features.first_day), date.fromisoformat(features.end) - timedelta(days=1)
     windows = evaluation_origins(first_day, last_day, config)
     with progress_of("evaluate") as report_progress:
-        ours = _ours(bundles.evaluated, windows, config, report_progress)
-        shifted = _ours(bundles.evaluated, windows, config, report_progress, shift_days=SHIFT_DAYS) if config.season_lift else None
+        ours, shifted = _ours(bundles.evaluated, windows, config, report_progress)
         rankings = write_table(ours, folder / "rankings.parquet", "rankings")
         validate_table(rankings, validation, folder=folder / "validation")
         report_progress(0.4, "baselines")
@@ -176,12 +175,9 @@ def _against_champion(
         since = interactions.filter((pl.col(c.EVENT_TIME).dt.date() >= recommender.cutoff) & (pl.col(c.EVENT_TIME).dt.date() < origin))
         newer = since.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE).collect()
         users = ours.filter(pl.col(c.CUTOFF) == origin)[c.USER_ID].unique().sort().to_list()
-        for lead in leads:
-            for list_name in config.lists:
-                rows = recommender.rank(
-                    users, request_date=origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, histories=newer if newer.height else None
-                )
-                parts.append(rows.with_columns(pl.lit(origin).alias(c.CUTOFF)))
+        questions = [recommender.question(origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK) for lead in leads for list_name in config.lists]
+        tables = recommender.rank_each(questions, users, histories=newer if newer.height else None)
+        parts += [table.with_columns(pl.lit(origin).alias(c.CUTOFF)) for table in tables]
     mine = ours.filter(pl.col(c.CUTOFF).is_in(list(fair)))
     return measured({OURS: mine, name: pl.concat(parts)}, config.model_copy(update={"origins": tuple(fair), "season_lift": False}), name)
 
@@ -205,16 +201,22 @@ def table_of(result: EvaluationResult) -> list[dict[str, str]]:
 
 
 def _ours(
-    bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress, *, shift_days: int = 0
-) -> pl.DataFrame:
-    parts = []
+    bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Rankings at every origin, lead and list; and, for the season lift, the same with look-ups by date half a year off."""
+    shifts = (0, SHIFT_DAYS) if config.season_lift else (0,)
+    parts: dict[int, list[pl.DataFrame]] = {shift: [] for shift in shifts}
     for number, (origin, leads) in enumerate(windows.items()):
+        progress(0.4 * number / len(windows), f"lists of {OURS} at {origin}")
         recommender = Recommender.load(bundles[origin.isoformat()].path, version=OURS)
-        for lead in leads:
-            for list_name in config.lists:
-                progress(0.2 * bool(shift_days) + 0.2 * number / len(windows), f"{list_name}, origin {origin}, lead {lead}")
-                parts.append(recommender.rank(request_date=origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, lookup_shift_days=shift_days))
-    return pl.concat(parts)
+        asked = [(shift, lead, list_name) for shift in shifts for lead in leads for list_name in config.lists]
+        questions = [
+            recommender.question(origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, lookup_shift_days=shift)
+            for shift, lead, list_name in asked
+        ]
+        for (shift, _, _), table in zip(asked, recommender.rank_each(questions), strict=True):
+            parts[shift].append(table)
+    return pl.concat(parts[0]), pl.concat(parts[SHIFT_DAYS]) if config.season_lift else None
 
 
 def _baselines(

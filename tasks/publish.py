@@ -41,10 +41,8 @@ def publish(
     first = max(date.fromisoformat(features.end), recommender.cutoff)
     asked = [(first + timedelta(days=days), name) for days in config.days_ahead for name in evaluation.lists]
     with progress_of("publish") as report_progress:
-        parts = []
-        for number, (day, name) in enumerate(asked):
-            report_progress(number / len(asked), f"{name} for {day}")
-            parts.append(recommender.rank(request_date=day, list_name=name, k=config.k))
+        report_progress(0.1, ", ".join(f"{name} for {day}" for day, name in asked))
+        parts = recommender.rank_each([recommender.question(day, list_name=name, k=config.k) for day, name in asked])
         rankings = write_table(pl.concat(parts), folder / "rankings.parquet", "rankings")
         validate_table(rankings, validation, folder=folder / "validation")
     create_table_artifact(

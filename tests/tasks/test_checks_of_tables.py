@@ -141,12 +141,16 @@ def test_faulty_rankings_of_the_evaluation_stop_before_anything_is_measured(inte
     report = validated(interactions, None, store)
     tables = featured(report, store)
 
-    def rank(**asked: Any) -> pl.DataFrame:
-        rows = {"cutoff": date(2023, 11, 6), "request_date": asked["request_date"], "list": asked["list_name"], "model_version": "perennial", "user_id": "u1"}
+    def question(request_date: date, **asked: Any) -> dict[str, Any]:
+        return {"request_date": request_date, "list": asked["list_name"]}
+
+    def rank(asked: dict[str, Any]) -> pl.DataFrame:
+        rows = {"cutoff": date(2023, 11, 6), **asked, "model_version": "perennial", "user_id": "u1"}
         parts = {"score": 1.0, "taste": 3.0, "habit": 0.0, "season": 0.0}  # do not add up
         return typed(pl.DataFrame([{**rows, "rank": 1, "item_id": "i1", **parts}]), RANKINGS)
 
-    monkeypatch.setattr(evaluate.Recommender, "load", staticmethod(lambda *_, **__: SimpleNamespace(rank=rank)))
+    faulty = SimpleNamespace(question=question, rank_each=lambda asked: [rank(one) for one in asked])
+    monkeypatch.setattr(evaluate.Recommender, "load", staticmethod(lambda *_, **__: faulty))
     bundle = BundleRef(path="p", cutoff="2023-11-06", digest="d")
     bundles = Bundles(evaluated={"2023-11-06": bundle}, final=bundle)
     with pytest.raises(DataContractError, match=r"rankings: .*`parts_do_not_add_up`"):
