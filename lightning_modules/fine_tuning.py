@@ -25,6 +25,7 @@ from contracts import columns as c
 from contracts.artifacts import JobResult
 from contracts.errors import NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
+from lightning_modules.adaptation import Adaptation, AdaptedTaste, histories_at, with_queries
 from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
 from lightning_modules.head import Head, build_head
@@ -106,16 +107,18 @@ class SampleWalk:
 class FineTuning(lightning.LightningModule):
     """Loss and optimiser of the head."""
 
-    def __init__(self, head: Head, job: FineTuneJob, samples: list[SampleData], label: str = "") -> None:
+    def __init__(self, head: Head, job: FineTuneJob, samples: list[SampleData], label: str = "", adaptation: Adaptation | None = None) -> None:
         super().__init__()
-        self.head, self.job, self.samples, self.label = head, job, samples, label
+        self.head, self.job, self.samples, self.label, self.adaptation = head, job, samples, label, adaptation
         self.start = [value.detach().clone() for value in head.anchored()]
 
     def training_step(self, batch: UserBatch, batch_idx: int) -> Tensor:
         """Sum over lists of the mean loss of the step's targets, over all processes."""
-        parts = [list_loss(ranked) for ranked in rank_lists(self.head, self.job, self.samples[batch.sample], batch.users, seed=batch.seed)]
+        sample = self.samples[batch.sample]
+        queries = self.adaptation.queries(sample, batch.users) if self.adaptation else None
+        parts = [list_loss(ranked) for ranked in rank_lists(self.head, self.job, sample, batch.users, seed=batch.seed, queries=queries)]
         total = self.job.anchor * sum((value - start).square().sum() for value, start in zip(self.head.anchored(), self.start, strict=True))
-        total = total + 0.0 * sum(parameter.sum() for parameter in self.head.parameters())
+        total = total + 0.0 * sum(parameter.sum() for parameter in self.parameters())
         for loss, weight in parts:
             share = weight if self.trainer.world_size == 1 else self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
             total = total + loss / share.clamp(min=1e-9)
@@ -126,11 +129,14 @@ class FineTuning(lightning.LightningModule):
         cosine = 0.5 + 0.5 * math.cos(math.pi * (batch.fraction - WARM_UP) / (1 - WARM_UP))
         share = batch.fraction / WARM_UP if batch.fraction < WARM_UP else cosine
         for group in self.optimizers().param_groups:
-            group["lr"] = self.job.optimizer.learning_rate * max(share, 0.01)
+            group["lr"] = self.job.optimizer.learning_rate * max(share, 0.01) * group.get("share", 1.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Optimiser of the head."""
-        return build_optimizer(list(self.named_parameters()), self.job.optimizer, undecayed=("bias", "raw_weights"))
+        """Optimiser of the head; what changes the encoder is learned at a rate of its own."""
+        optimizer = build_optimizer(list(self.head.named_parameters()), self.job.optimizer, undecayed=("bias", "raw_weights"))
+        if self.adaptation:
+            optimizer.add_param_group({"params": list(self.adaptation.parameters()), "share": self.job.adaptation_rate})
+        return optimizer
 
     def progress(self, batch: UserBatch) -> tuple[float, str, float]:
         """Fraction of this head's walk."""
@@ -165,10 +171,12 @@ class NewestCutoff(lightning.Callback):
     def _look(self, pl_module: FineTuning) -> None:
         if not len(self.users):
             return
-        figures = measure(pl_module.head, self.job, self.sample, self.users[:CHECK_USERS])
+        users = self.users[:CHECK_USERS]
+        sample = pl_module.adaptation.applied(self.sample, users) if pl_module.adaptation else self.sample
+        figures = measure(pl_module.head, self.job, sample, users)
         self.figures.append(figures)
         if self.scores()[-1] >= max(self.scores()):
-            self.best = {name: value.detach().clone() for name, value in pl_module.head.state_dict().items()}
+            self.best = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Figures and best weights so far."""
@@ -197,8 +205,8 @@ class RankedTargets:
     num_targets: Tensor
 
 
-def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, *, seed: int) -> list[RankedTargets]:
-    """Score the candidates of some users for every list and find their targets."""
+def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, *, seed: int, queries: Tensor | None = None) -> list[RankedTargets]:
+    """Score the candidates of some users for every list and find their targets; `queries` [B, D] stand for the sample's own."""
     starts, counts = sample.offsets[users], sample.offsets[users + 1] - sample.offsets[users]
     rows = torch.repeat_interleave(torch.arange(len(users)), counts)
     before = counts.cumsum(0) - counts
@@ -212,6 +220,8 @@ def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, 
     season = head.season(season_rows)  # [C + M, 2]
     own_taste = sample.pair_taste[pairs]
     taste = torch.cat([sample.pool_taste(users), sample.other_taste(users, shared[len(sample.pool) :])], 1)  # [B, C, K]
+    if queries is not None:
+        own_taste, taste = with_queries(sample, queries, rows, items, shared, own_taste, taste)
     weights = head.taste_weights()
     habit = _habit(head, sample, pairs, is_seen, season_rows[len(shared) :], own_taste)
 
@@ -344,16 +354,18 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
                 "Sample earlier cut-offs (features.cutoff_every_days, features.first_cutoff_after_days) or give more history."
             )
         place = folder / origin.isoformat()
-        heads = []
+        heads, known = [], at_origins[origin]
         for seed in range(job.num_seeds):
             label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({origin})"
-            head, figures, world_size = _fit(
+            head, adaptation, figures, world_size = _fit(
                 job, usable, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=_unused_inputs(log, origin.toordinal())
             )
             heads.append(head)
+            if adaptation and known.taste:
+                known = replace(known, taste=AdaptedTaste(known.taste, adaptation))
             metrics |= {f"{name}_{origin}": value for name, value in figures.items()}
         if process_rank() == 0:
-            _export(job, at_origins[origin], heads, place)
+            _export(job, known, heads, place)
     shutil.rmtree(folder / f"terms_{process_rank()}", ignore_errors=True)
     say("fine_tune", 1.0, f"{len(job.origins)} heads")
     return JobResult(stage=job.stage, output=str(folder), metrics=metrics, seconds=time.monotonic() - started, world_size=world_size)
@@ -372,7 +384,10 @@ def _load(job: FineTuneJob, log: EventLog, terms: Path) -> tuple[list[SampleData
         tables = [table for table in tables if len(table.rows)]
         if tables:
             linear = pool_taste(job, known, np.unique(np.concatenate([table.rows for table in tables])), terms)
-            samples += [sample_data(job, log, known, table, linear) for table in tables]
+            found = [sample_data(job, log, known, table, linear) for table in tables]
+            if known.taste and job.adapts:
+                found = [replace(s, histories=histories_at(known, log, t.rows, t.sample.lead_days)) for s, t in zip(found, tables, strict=True)]
+            samples += found
         if cutoff in job.origins:
             at_origins[cutoff] = replace(known, histories=())
         say("fine_tune", 0.0, f"cut-off {number + 1} of {len(cutoffs)} ({cutoff})")
@@ -391,25 +406,27 @@ def _encoder_gain(job: FineTuneJob, log: EventLog, samples: list[SampleData], co
         if len(held_out) < 2:
             return None
         place = folder / "encoder" / label.split()[0]
-        head, _, _ = _fit(job, tried, compute, place, seed=job.seed, label=label, unused=_unused_inputs(log, origin.toordinal()))
-        figures.append(ndcg(head, job, newest, held_out))
+        head, adaptation, _, _ = _fit(job, tried, compute, place, seed=job.seed, label=label, unused=_unused_inputs(log, origin.toordinal()))
+        figures.append(ndcg(head, job, adaptation.applied(newest, held_out) if adaptation else newest, held_out))
     return paired_gain(*figures)
 
 
 def _without_encoder(samples: list[SampleData]) -> list[SampleData]:
     """The same samples with linear terms of taste only."""
     nothing = torch.zeros(1, 0)
-    return [replace(s, queries=s.queries[:, :0], taste_items=nothing, pair_taste=s.pair_taste[:, 1:]) for s in samples]
+    return [replace(s, queries=s.queries[:, :0], taste_items=nothing, pair_taste=s.pair_taste[:, 1:], histories=None) for s in samples]
 
 
 def _fit(
     job: FineTuneJob, samples: list[SampleData], compute: ComputeConfig, folder: Path, *, seed: int, label: str, unused: tuple[str, ...]
-) -> tuple[Head, dict[str, float], int]:
-    """One head: trained on all samples but some users of the newest, which say when to stop."""
+) -> tuple[Head, Adaptation | None, dict[str, float], int]:
+    """One head, and what it changes of the encoder: trained on all samples but some users of the newest, which say when to stop."""
     lightning.seed_everything(seed, verbose=False)
     users, newest, held_out = _split(samples, seed)
     walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
-    module = FineTuning(_new_head(job, samples, unused), job, samples, label)
+    histories = samples[0].histories
+    adaptation = Adaptation(histories.taste, weights=job.adaptation, layer=job.adaptation_layer, rank=job.lora_rank) if histories else None
+    module = FineTuning(_new_head(job, samples, unused), job, samples, label, adaptation)
     check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
         compute, folder, [ProgressLines("fine_tune"), check, Checkpoints(folder, compute.checkpoint_every_steps)], gradient_clip=job.optimizer.gradient_clip
@@ -417,13 +434,13 @@ def _fit(
     walk.rank, walk.world_size = trainer.global_rank, trainer.world_size
     trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
     if check.best is not None:
-        module.head.load_state_dict(check.best)
+        module.load_state_dict(check.best)
     if trainer.is_global_zero and check.figures:
         folder.mkdir(parents=True, exist_ok=True)
         pl.DataFrame([{f"held_out_ndcg_{name}": value for name, value in look.items()} for look in check.figures]).write_parquet(folder / "looks.parquet")
     best = check.figures[int(np.argmax(check.scores()))] if check.figures else {}
     figures = {f"held_out_ndcg_{name}": value for name, value in best.items()}
-    return module.head.eval(), {**figures, "steps": float(trainer.global_step)}, trainer.world_size
+    return module.head.eval(), module.adaptation, {**figures, "steps": float(trainer.global_step)}, trainer.world_size
 
 
 def _split(samples: list[SampleData], seed: int) -> tuple[list[np.ndarray], SampleData, np.ndarray]:

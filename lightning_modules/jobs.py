@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.artifacts import text_digest
 from contracts.sections.training import (
+    AdaptationLayer,
+    AdaptedWeights,
     ComputeConfig,
     EncoderConfig,
     FineTuningConfig,
@@ -22,6 +24,7 @@ from contracts.sections.training import (
     OptimizerConfig,
     PretrainingConfig,
     PretrainingLoss,
+    check_adaptation,
     check_objective,
 )
 from lightning_modules.forecasting_job import ForecastJob
@@ -150,6 +153,10 @@ class FineTuneJob(Job):
     linear_landmarks: Annotated[int, Field(ge=1, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=1, description="Rank of a low-rank linear term.")] = 256
     use_encoder: Annotated[Literal["if_it_adds", "always"], Field(description="Whether the encoder has to earn its place in taste.")] = "if_it_adds"
+    adaptation: Annotated[AdaptedWeights, Field(description="What may change of the encoder.")] = "frozen"
+    adaptation_layer: Annotated[AdaptationLayer, Field(description="Layer behind the encoder's query.")] = "none"
+    lora_rank: Annotated[int, Field(ge=1, description="Rank of a change of a matrix.")] = 8
+    adaptation_rate: Annotated[float, Field(gt=0, description="Learning rate of changes and of the layer, relative to the head's.")] = 0.2
     epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
@@ -164,6 +171,16 @@ class FineTuneJob(Job):
     patience: Annotated[int, Field(ge=1, description="Early stopping: looks without gain at the newest sampled cut-off.")] = 3
     num_seeds: Annotated[int, Field(ge=1, description="Heads that are averaged.")] = 1
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
+
+    @model_validator(mode="after")
+    def _adaptation_fits(self) -> Self:
+        check_adaptation(self)
+        return self
+
+    @property
+    def adapts(self) -> bool:
+        """Whether anything but the head is learned."""
+        return self.adaptation != "frozen" or self.adaptation_layer != "none"
 
     @classmethod
     def from_config(cls, config: FineTuningConfig, **given: object) -> Self:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,6 +84,7 @@ class SampleData:
     pair_taste  [M, K]  terms of taste of each pair
     queries     [U, D]  encoder's query (D = 0 without an encoder); `taste_items` [I, D]
     linear      linear terms for the pool; `linear_rows` [U] each user's row of them
+    histories   what the encoder sees (`adaptation.Histories`), where fine-tuning may change it
     """
 
     name: str
@@ -102,6 +104,7 @@ class SampleData:
     linear: PoolTaste
     linear_rows: np.ndarray
     log_floors: Tensor
+    histories: Any = None
 
     @property
     def num_users(self) -> int:
@@ -264,14 +267,20 @@ def encode(known: Known, log: EventLog, rows: np.ndarray, lead_days: int) -> Ten
     queries = torch.zeros(len(rows), known.taste.items.own.embedding_dim)
     for block in _blocks(lengths[order]):
         users = order[block]
-        longest = max(int(lengths[users].max()), 1)
-        places = np.minimum(ends[users, None] - lengths[users, None] + np.arange(longest), ends[users, None] - 1).clip(min=0)
-        events = log.take(places.ravel())
-        items, days, types = (torch.from_numpy(column.astype(np.int64).reshape(places.shape)) for column in (events.items, events.days, events.types))
+        items, days, types = padded_histories(log, ends[users], lengths[users])
         day = torch.full((len(users),), known.day + lead_days)
         with torch.no_grad():
             queries[users] = known.taste(items, days, types, torch.from_numpy(lengths[users]), day, torch.full((len(users),), float(lead_days)))
     return queries
+
+
+def padded_histories(log: EventLog, ends: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Items, days and types of the last `lengths` events before `ends`, right-padded, each [B, T]."""
+    longest = max(int(lengths.max(initial=0)), 1)
+    places = np.minimum(ends[:, None] - lengths[:, None] + np.arange(longest), ends[:, None] - 1).clip(min=0)
+    events = log.take(places.ravel())
+    items, days, types = (torch.from_numpy(column.astype(np.int64).reshape(places.shape)) for column in (events.items, events.days, events.types))
+    return items, days, types
 
 
 def _blocks(lengths: np.ndarray) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """Pre-training, fine-tuning and the machines they run on."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -93,6 +93,10 @@ class LinearTerm(Section):
     floor: Annotated[float, Field(gt=0, description="Floor inside the logarithm.")] = 0.02
 
 
+AdaptedWeights = Literal["frozen", "lora", "full"]
+AdaptationLayer = Literal["none", "linear", "attention", "gated_mixture"]
+
+
 class FineTuningConfig(Section):
     """Training of the taste + habit + season head on target events."""
 
@@ -116,6 +120,17 @@ class FineTuningConfig(Section):
         Literal["if_it_adds", "always"],
         Field(description="if_it_adds: only where it lifts NDCG@10 of held-out users before the first origin, interval above zero; always: without asking."),
     ] = "if_it_adds"
+    adaptation: Annotated[
+        AdaptedWeights,
+        Field(
+            description="frozen: the encoder stays as pre-trained; lora: a low-rank change of its matrices; full: a change of all its weights. Rows of items stay."
+        ),
+    ] = "frozen"
+    adaptation_layer: Annotated[
+        AdaptationLayer, Field(description="Layer behind the encoder's query: linear, attention over the history's items, or a gated mixture of linear layers.")
+    ] = "none"
+    lora_rank: Annotated[int, Field(ge=1, le=1024, description="Rank of a change of a matrix (adaptation lora).")] = 8
+    adaptation_rate: Annotated[float, Field(gt=0, le=10, description="Learning rate of what changes the encoder, relative to the head's.")] = 0.2
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96
@@ -129,6 +144,20 @@ class FineTuningConfig(Section):
     patience: Annotated[int, Field(ge=1, description="Early stopping: looks at held-out users of the newest cut-off (two an epoch) without gain.")] = 3
     num_seeds: Annotated[int, Field(ge=1, le=10, description="Heads that are averaged.")] = 1
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
+
+    @model_validator(mode="after")
+    def _adaptation_fits(self) -> Self:
+        check_adaptation(self)
+        return self
+
+
+def check_adaptation(section: Any) -> None:
+    """Raise ValueError where heads of several seeds would each want an encoder of their own."""
+    if section.num_seeds > 1 and (section.adaptation != "frozen" or section.adaptation_layer != "none"):
+        raise ValueError(
+            f"fine_tuning.num_seeds {section.num_seeds} does not go with fine_tuning.adaptation {section.adaptation} and adaptation_layer {section.adaptation_layer}: "
+            "averaged heads share one encoder. Set num_seeds to 1, or keep the encoder frozen without a layer."
+        )
 
 
 class ComputeConfig(Section):
