@@ -1,4 +1,4 @@
-"""The same recommender behind LitServe, for `benchmarks.serving`: `python -m benchmarks.litserve_server BUNDLE PORT MAX_BATCH`.
+"""The same recommender behind LitServe, for `benchmarks.serving`: `python -m benchmarks.litserve_server BUNDLE PORT MAX_BATCH DAY`.
 
 Not a part of the product; LitServe is installed by the benchmark into a folder of its own.
 """
@@ -12,16 +12,16 @@ import litserve
 from serving.answers import Ask, RankedList, answer_all
 from serving.recommender import Recommender
 
-BUNDLE, PORT, MAX_BATCH = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+BUNDLE, PORT, MAX_BATCH, DAY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), date.fromisoformat(sys.argv[4])
 
 
 class RecommenderAPI(litserve.LitAPI):
     """Requests and answers as the service takes and gives them, without sessions, impressions or checks."""
 
     def setup(self, device: str) -> None:
-        """Open the bundle."""
+        """Open the bundle and make it ready for the day the requests ask for, as the service does by itself."""
         self.recommender = Recommender.load(BUNDLE)
-        self.recommender.warm(self.recommender.cutoff)
+        self.recommender.warm(DAY)
 
     def decode_request(self, request: dict[str, Any]) -> Ask:
         """A request as the recommender takes it."""

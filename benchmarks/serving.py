@@ -492,13 +492,13 @@ def mlflow_server(uri: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 @contextmanager
-def litserve(bundle: Path, folder: Path, *, max_batch: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def litserve(bundle: Path, folder: Path, day: date, *, max_batch: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The same recommender behind LitServe, which is installed into a folder of its own."""
     target = folder / "litserve"
     if not (target / "litserve").is_dir():
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), "litserve", "pyzmq"], check=True)
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.litserve_server", str(bundle), str(port), str(max_batch)]
+    command = [sys.executable, "-m", "benchmarks.litserve_server", str(bundle), str(port), str(max_batch), day.isoformat()]
     with other_server(command, {"PYTHONPATH": str(target)}, f"http://127.0.0.1:{port}/health") as process:
         yield process, port
 
@@ -516,8 +516,8 @@ def measure_beside_others(rows: Rows, model: Model, uri: str, bundle: Path, fold
     with (
         service(port, **settings) as (ours, _),
         mlflow_server(uri) as (theirs, mlflow_port),
-        litserve(bundle, folder, max_batch=1) as (single, single_port),
-        litserve(bundle, folder, max_batch=16) as (batched, batched_port),
+        litserve(bundle, folder, model.day, max_batch=1) as (single, single_port),
+        litserve(bundle, folder, model.day, max_batch=16) as (batched, batched_port),
     ):
         servers = {
             "service": (ours, port, "/recommend", model.bodies),

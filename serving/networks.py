@@ -107,6 +107,11 @@ class PoolTerm:
         self.keep(np.arange(len(self._is_kept)))
         return self._rows
 
+    @property
+    def has_all_rows(self) -> bool:
+        """Whether no row is left to be computed."""
+        return bool(self._is_kept.all())
+
     def take_rows(self, rows: Floats) -> None:
         """Rows of the whole pool as `all_rows` gave them before."""
         self._rows, self._is_kept = rows, np.ones(len(rows), bool)

@@ -689,6 +689,10 @@ class Recommender:
             inputs = _with_look_ups(inputs, self._habit_inputs(block.habits, block.cutoff, question.request_date + timedelta(days=shift)), HABIT_LOOK_UPS)
         return inputs.to_numpy(order="c")
 
+    def is_warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT) -> bool:
+        """Whether `warm` has nothing left to do for a date."""
+        return request_date in self._habits or not 0 < self.stored.behaviour.source.height <= max_habits
+
     def warm(self, request_date: date, *, max_habits: int = MAX_HABITS_KEPT, cache: Path | None = None) -> None:
         """Compute what requests for a date share: season, rows of the linear terms, habit inputs of all stored users where these are at most `max_habits`.
 
@@ -698,14 +702,15 @@ class Recommender:
         for number, term in enumerate(self.networks.terms):
             path = None if cache is None else cache / f"linear-{self.bundle.digest}-{number}.npy"
             if path is not None and path.is_file():
-                term.take_rows(np.load(path))
+                if not term.has_all_rows:
+                    term.take_rows(np.load(path))
             elif term.all_rows.size and path is not None:
                 cache.mkdir(parents=True, exist_ok=True)
                 draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp.npy")
                 np.save(draft, term.all_rows)
                 draft.replace(path)
         source = self.stored.behaviour.source
-        if request_date in self._habits or not 0 < source.height <= max_habits:
+        if self.is_warm(request_date, max_habits=max_habits):
             return
         inputs = np.concatenate([self._habit_inputs(rows, self.cutoff, request_date).to_numpy(order="c") for rows in source.iter_slices(HABIT_ROWS_AT_ONCE)])
         with self._lock:

@@ -7,25 +7,26 @@ session, score it with whatever else waits, log what was shown, answer.
 import asyncio
 import gc
 import hmac
-import json
 import logging
 import random
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import orjson
 import polars as pl
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
-from pydantic import SecretStr
+from pydantic import ValidationError
 
 from contracts import columns as c
 from contracts.errors import BundleError, TransientError
@@ -43,6 +44,7 @@ from serving.recommender import Recommender
 from serving.served_models import FixedModel, Registry, ServedModels
 from serving.settings import ServiceSettings
 from serving.shadow import Shadow
+from serving.warming import Warming
 from serving.year import Year
 from sources.mapping import hash_ids, hash_key
 
@@ -85,6 +87,7 @@ class Service:
         self.scorer = Scorer(max_waiting=settings.max_waiting, max_together=settings.max_together)
         self.store: OnlineStore = _store(settings)
         self.log = ImpressionLog(settings.log_folder) if settings.log_folder else None
+        self.warming = Warming(settings.cache)
         self.shadow = _shadow(settings, self.models.challenger)
         self.year: Year | None = None
         self.problem: str | None = "the model is being loaded"
@@ -115,6 +118,7 @@ class Service:
                 else:
                     await asyncio.to_thread(self.models.refresh)
                 self.problem = None
+                await self._keep_warm()
             except BundleError as error:
                 self.problem = str(error)
                 logger.error("%s", error)  # noqa: TRY400
@@ -127,6 +131,12 @@ class Service:
                 await with_timeout
             except TimeoutError:
                 continue
+
+    async def _keep_warm(self) -> None:
+        """Make the champion ready for today; there is something to do after midnight only."""
+        champion = self.models.champion
+        if champion is not None and not champion.is_warm(today := self.day(None, champion)):
+            await asyncio.to_thread(champion.warm, today, cache=self.settings.cache)
 
     def look_now(self) -> None:
         """Look for a new champion without waiting for the next turn: the promotion event arrived."""
@@ -237,9 +247,10 @@ def create_app(settings: ServiceSettings, *, registry: Registry | None = None, n
         version="1",
         description="Recommendations for a user, a running session and a date. Every score is taste + habit + season.",
         lifespan=lifespan,
-        dependencies=[] if settings.api_key is None else [Depends(_key_check(settings.api_key))],
+        dependencies=[Depends(_key_check(settings))],
         responses=PROBLEMS,
     )
+    app.state.needs_key = settings.api_key is not None
     app.add_middleware(Measuring)
     app.add_middleware(BodyLimit, default=settings.max_body_bytes, larger={"/batch": settings.max_batch_body_bytes})
     if settings.allow_origins:
@@ -270,13 +281,40 @@ Shared = Annotated[Service, Depends(_service)]
 # ---- routes ------------------------------------------------------------------------------------------------------------
 
 
+class LeanRoute(APIRoute):
+    """A route whose one body model is read straight from the request's JSON.
+
+    Anything but a valid body of JSON goes the usual way, which says in words what is wrong with it. So does everything where requests must carry a key.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of the route."""
+        usual = super().get_route_handler()
+        (body_name, model) = next((name, kind) for name, kind in self.endpoint.__annotations__.items() if isinstance(kind, type) and issubclass(kind, s.Body))
+
+        async def lean(request: Request) -> Response:
+            if request.app.state.needs_key or request.headers.get("content-type") != "application/json":
+                return await usual(request)
+            try:
+                body = model.model_validate_json(await request.body())
+            except ValidationError:
+                return await usual(request)
+            answer: Response = await self.endpoint(**{body_name: body, "request": request})
+            return answer
+
+        return lean
+
+
 def _add_recommendations(app: FastAPI) -> None:
-    @app.post("/recommend", response_model=s.RecommendResponse, responses=NOT_FOUND, tags=["recommendations"])
+    lean = APIRouter(route_class=LeanRoute)
+
+    @lean.post("/recommend", response_model=s.RecommendResponse, responses=NOT_FOUND, tags=["recommendations"])
     async def recommend(body: s.RecommendRequest, request: Request) -> Response:
         """A list for a user, a running session and a date."""
         service: Service = request.app.state.service  # here, not as a dependency, which costs a quarter of what surrounds a list
         model = await asyncio.to_thread(service.model, body.model) if body.model == "challenger" else service.model()
         ask, num_unknown = await service.ask(body, model)
+        service.warming.asked(model, ask.request_date)
         found = await service.scorer.answer(ask, model, timeout_seconds=service.settings.timeout_seconds)
         share = service.settings.explore_share
         shown = (
@@ -302,6 +340,8 @@ def _add_recommendations(app: FastAPI) -> None:
                 "counterfactual": other,
             }
         )
+
+    app.include_router(lean)
 
     @app.post("/batch", response_model=s.BatchResponse, tags=["recommendations"])
     async def batch(body: s.BatchRequest, service: Shared) -> Response:
@@ -441,14 +481,14 @@ def _add_problems(app: FastAPI) -> None:
         return JSONResponse({"detail": f"{error}; try again shortly"}, status_code=503, headers={"Retry-After": "1"})
 
 
-def _key_check(key: SecretStr) -> Callable[..., Awaitable[None]]:
+def _key_check(settings: ServiceSettings) -> Callable[..., Awaitable[None]]:
     """Dependency that refuses requests without the key, compared in constant time; health and the page itself are open."""
     header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
     async def check(request: Request, given: Annotated[str | None, Depends(header)] = None) -> None:
-        if request.url.path in ("/", "/healthz", "/readyz"):
+        if settings.api_key is None or request.url.path in ("/", "/healthz", "/readyz"):
             return
-        if not hmac.compare_digest((given or "").encode(), key.get_secret_value().encode()):
+        if not hmac.compare_digest((given or "").encode(), settings.api_key.get_secret_value().encode()):
             raise HTTPException(401, "X-API-Key is missing or wrong")
 
     return check
@@ -478,7 +518,7 @@ def _browsable(service: Service) -> Recommender:
 
 
 def _json(content: Any) -> Response:
-    return Response(json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode(), media_type="application/json")
+    return Response(orjson.dumps(content), media_type="application/json")
 
 
 def _item(model: Recommender, item_id: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic import SecretStr, ValidationError
 from serving.answers import Ask, answer_all
 from serving.batching import OverloadedError, Scorer
 from serving.recommender import Recommender
+from serving.schemas import RecommendRequest
 from serving.service import create_app
 from serving.settings import ServiceSettings
 from sources.mapping import hash_ids, hash_key
@@ -54,6 +55,25 @@ def test_a_list_is_the_recommenders_own(client: TestClient, shop: Recommender) -
         for part in ("score", "taste", "habit", "season"):
             np.testing.assert_allclose([item[part] for item in answer["items"]], table[part], atol=1e-6)
         assert answer["model_version"] == "bundle"
+
+
+def test_a_body_is_read_straight_from_json_and_gives_what_the_usual_way_gives(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FastAPI's own way is taken with another content type, and for what is wrong with a body."""
+    read = []
+    original = RecommendRequest.model_validate_json
+    monkeypatch.setattr(RecommendRequest, "model_validate_json", lambda text: read.append(text) or original(text))
+    event = {"item_id": "i03", "event_time": "2024-07-03T10:00:00Z", "event_type": "purchase"}
+    for body in ({"user_id": "u03"}, {"user_id": "u04", "date": "2024-12-05", "list": "discover", "exclude": ["i01"], "events": [event], "k": 3}):
+        text = json.dumps(body)
+        lean, usual = (
+            client.post("/recommend", content=text, headers={"content-type": kind}) for kind in ("application/json", "application/json; charset=utf-8")
+        )
+        assert lean.status_code == usual.status_code == 200
+        assert lean.json()["items"] == usual.json()["items"]
+    assert len(read) == 2
+    faults = [client.post("/recommend", content=text, headers={"content-type": "application/json"}) for text in ('{"k": 0}', '{"k": ', '{"no": 1}', "[]")]
+    assert [fault.status_code for fault in faults] == [422] * 4
+    assert faults[0].json()["detail"] == "k: Input should be greater than or equal to 1"
 
 
 def test_the_date_changes_the_list_and_is_today_when_left_out(client: TestClient) -> None:
