@@ -83,7 +83,7 @@ def monitor(parameters: Parameters) -> None:
     """Look for drift, drops in quality and stale data; writes a page."""
     config = _load(parameters)
     with _said_plainly():
-        from flows.monitoring import monitor as look
+        from flows.monitor import monitor as look
 
         found = look(config)
         for alarm in found.alarms:

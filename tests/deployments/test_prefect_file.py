@@ -1,6 +1,7 @@
 """deployments/prefect.yaml: Prefect's own models, its parameters against the flows they start, its triggers, and the dates of its schedules."""
 
 import json
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,13 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     found = import_object(f"{path.removesuffix('.py').replace('/', '.')}.{name}")
     assert isinstance(found, Flow)
     return found
+
+
+def test_no_flow_hides_a_package():
+    """Prefect puts the folder of an entrypoint first on the path: `import monitoring` would find `flows/monitoring.py`."""
+    stems = {path.stem for path in (ROOT / "flows").glob("[!_]*.py")}
+    assert len(stems) > 10
+    assert stems & {*sys.stdlib_module_names, *(path.name for path in ROOT.iterdir())} == set()
 
 
 def test_file_is_valid_and_holds_no_key_prefect_would_pass_over(content: dict[str, Any], deployments: dict[str, dict[str, Any]]):
