@@ -81,6 +81,12 @@ class PipelineConfig(Section):
                 f"pretraining.encoder.max_history {encoder.max_history} is more than features.max_history {self.features.max_history}: "
                 "the encoder would wait for events that are not kept"
             )
+        tuned = self.fine_tuning
+        if not self.pretraining.enabled and (tuned.adaptation != "frozen" or tuned.adaptation_layer != "none"):
+            raise ValueError(
+                f"fine_tuning.adaptation {tuned.adaptation} and adaptation_layer {tuned.adaptation_layer} change an encoder, but pretraining.enabled is false. "
+                "Turn pre-training on, or set them to frozen and none."
+            )
         weeks = max(self.evaluation.leads_days) + self.evaluation.horizon_days
         if self.forecast.frequency == "month":
             raise ValueError("forecast.frequency: month is for demand tables that are monthly already; the pipeline builds demand by day or week. Choose one.")

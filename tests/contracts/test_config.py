@@ -90,6 +90,7 @@ def test_bounds_of_a_field_reach_the_schema_that_draws_the_form():
         ("vertical: bank", r"vertical: Input should be 'shop', 'travel' or 'content' \(found 'bank'\)"),
         ("evaluation: {origins: [2020-13-01]}", r"not readable as YAML.*month"),
         ("evaluation: {lists: [again}", r"not readable as YAML"),
+        ("pretraining: {enabled: false}\nfine_tuning: {adaptation: lora}", r"fine_tuning\.adaptation lora .* but pretraining\.enabled is false"),
         ("evaluation: {leads_days: [0, 300]}", r"forecast\.horizon_periods covers 112 days, but .* needs 328\. Raise"),
         ("features: {max_history: 32}", r"pretraining\.encoder\.max_history 64 is more than features\.max_history 32"),
         ("pretraining: {encoder: {width: 10, num_heads: 4}}", r"encoder\.width 10 is not a multiple of encoder\.num_heads 4"),
