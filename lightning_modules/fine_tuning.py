@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -337,69 +338,80 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
     """
     started = time.monotonic()
     log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
-    samples, at_origins = _load(job, log, folder / f"terms_{process_rank()}")
+    terms = folder / f"terms_{process_rank()}"
+    cutoffs = sorted({sample.cutoff for sample in job.samples} | set(job.origins))
+    may_leave_out = bool(job.pretraining) and job.use_encoder == "if_it_adds"
+    samples: list[SampleData] = []
     metrics: dict[str, float] = {}
     world_size = 1
-    if job.pretraining and job.use_encoder == "if_it_adds" and (gain := _encoder_gain(job, log, samples, compute, folder)) is not None:
-        metrics |= {"encoder_gain": gain.mean, "encoder_gain_low": gain.low, "encoder_used": float(gain.low > 0)}
-        if gain.low <= 0:
-            samples = _without_encoder(samples)
-            at_origins = {origin: replace(known, taste=None, item_vectors=None) for origin, known in at_origins.items()}
-    for number, origin in enumerate(job.origins):
-        usable = [sample for sample in samples if sample.window_end <= origin]
+    for number, cutoff in enumerate(cutoffs):
+        say("fine_tune", 0.0, f"cut-off {number + 1} of {len(cutoffs)} ({cutoff})")
+        known, found = _at_cutoff(job, log, cutoff, terms)
+        samples += found
+        if cutoff not in job.origins:
+            continue
+        usable = [sample for sample in samples if sample.window_end <= cutoff]
         if not usable:
-            earliest = min((sample.window_end for sample in samples), default=None)
-            raise NotEnoughHistoryError(
-                f"fine-tuning: no sampled window ends at or before {origin}; the earliest ends {earliest}. "
-                "Sample earlier cut-offs (features.cutoff_every_days, features.first_cutoff_after_days) or give more history."
-            )
-        place = folder / origin.isoformat()
-        heads, known = [], at_origins[origin]
-        for seed in range(job.num_seeds):
-            label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({origin})"
-            head, adaptation, figures, world_size = _fit(
-                job, usable, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=_unused_inputs(log, origin.toordinal())
-            )
-            heads.append(head)
-            if adaptation and known.taste:
-                known = replace(known, taste=AdaptedTaste(known.taste, adaptation))
-            metrics |= {f"{name}_{origin}": value for name, value in figures.items()}
-        if process_rank() == 0:
-            _export(job, known, heads, place)
-    shutil.rmtree(folder / f"terms_{process_rank()}", ignore_errors=True)
+            raise _no_sample(samples, cutoff)
+        if may_leave_out and (gain := _encoder_gain(job, log, usable, compute, folder)) is not None:
+            may_leave_out = False
+            metrics |= {"encoder_gain": gain.mean, "encoder_gain_low": gain.low, "encoder_used": float(gain.low > 0)}
+            if gain.low <= 0:  # the cut-offs to come are not encoded any more
+                job = job.model_copy(update={"pretraining": None})
+                known = replace(known, taste=None, item_vectors=None)
+                samples, usable = _without_encoder(samples), _without_encoder(usable)
+        figures, world_size = _fit_and_export(job, log, usable, known, compute, folder / cutoff.isoformat())
+        metrics |= {f"{name}_{cutoff}": value for name, value in figures.items()}
+    shutil.rmtree(terms, ignore_errors=True)
     say("fine_tune", 1.0, f"{len(job.origins)} heads")
     return JobResult(stage=job.stage, output=str(folder), metrics=metrics, seconds=time.monotonic() - started, world_size=world_size)
 
 
-def _load(job: FineTuneJob, log: EventLog, terms: Path) -> tuple[list[SampleData], dict[Any, Known]]:
-    """Samples, and what is exported at the origins; every cut-off is computed once."""
+def _at_cutoff(job: FineTuneJob, log: EventLog, cutoff: date, terms: Path) -> tuple[Known, list[SampleData]]:
+    """Taste at a cut-off, and its samples; their linear terms are written below `terms`."""
     log_rows = log.users().to_frame().with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     vocabulary = pl.read_parquet(job.vocabulary, columns=[c.ITEM_ID, c.ITEM_INDEX])
-    cutoffs = sorted({sample.cutoff for sample in job.samples} | set(job.origins))
+    known = known_at(job, log, cutoff)
+    tables = [read_sample(job, known, sample, log_rows, vocabulary) for sample in job.samples if sample.cutoff == cutoff]
+    tables = [table for table in tables if len(table.rows)]
     samples: list[SampleData] = []
-    at_origins: dict[Any, Known] = {}
-    for number, cutoff in enumerate(cutoffs):
-        known = known_at(job, log, cutoff)
-        tables = [read_sample(job, known, sample, log_rows, vocabulary) for sample in job.samples if sample.cutoff == cutoff]
-        tables = [table for table in tables if len(table.rows)]
-        if tables:
-            linear = pool_taste(job, known, np.unique(np.concatenate([table.rows for table in tables])), terms)
-            found = [sample_data(job, log, known, table, linear) for table in tables]
-            if known.taste and job.adapts:
-                found = [replace(s, histories=histories_at(known, log, t.rows, t.sample.lead_days)) for s, t in zip(found, tables, strict=True)]
-            samples += found
-        if cutoff in job.origins:
-            at_origins[cutoff] = replace(known, histories=())
-        say("fine_tune", 0.0, f"cut-off {number + 1} of {len(cutoffs)} ({cutoff})")
-    return samples, at_origins
+    if tables:
+        linear = pool_taste(job, known, np.unique(np.concatenate([table.rows for table in tables])), terms)
+        samples = [sample_data(job, log, known, table, linear) for table in tables]
+        if known.taste and job.adapts:
+            samples = [replace(s, histories=histories_at(known, log, t.rows, t.sample.lead_days)) for s, t in zip(samples, tables, strict=True)]
+    return replace(known, histories=()), samples
 
 
-def _encoder_gain(job: FineTuneJob, log: EventLog, samples: list[SampleData], compute: ComputeConfig, folder: Path) -> Gain | None:
+def _no_sample(samples: list[SampleData], origin: date) -> NotEnoughHistoryError:
+    earliest = min((sample.window_end for sample in samples), default=None)
+    return NotEnoughHistoryError(
+        f"fine-tuning: no sampled window ends at or before {origin}; the earliest ends {earliest}. "
+        "Sample earlier cut-offs (features.cutoff_every_days, features.first_cutoff_after_days) or give more history."
+    )
+
+
+def _fit_and_export(
+    job: FineTuneJob, log: EventLog, samples: list[SampleData], known: Known, compute: ComputeConfig, place: Path
+) -> tuple[dict[str, float], int]:
+    """The heads of one origin, fitted and exported to `place/networks`: figures of the last, and the number of processes."""
+    figures: dict[str, float] = {}
+    heads, world_size = [], 1
+    number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
+    for seed in range(job.num_seeds):
+        label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({known.cutoff})"
+        head, adaptation, figures, world_size = _fit(job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused)
+        heads.append(head)
+        if adaptation and known.taste:
+            known = replace(known, taste=AdaptedTaste(known.taste, adaptation))
+    if process_rank() == 0:
+        _export(job, known, heads, place)
+    return figures, world_size
+
+
+def _encoder_gain(job: FineTuneJob, log: EventLog, usable: list[SampleData], compute: ComputeConfig, folder: Path) -> Gain | None:
     """What the encoder adds on held-out users, judged once before the first origin: it has to earn its place; None where nothing is held out."""
     origin = min(job.origins)
-    usable = [sample for sample in samples if sample.window_end <= origin]
-    if not usable:
-        return None
     figures = []
     for label, tried in (("with encoder", usable), ("without encoder", _without_encoder(usable))):
         _, newest, held_out = _split(tried, job.seed)

@@ -33,7 +33,7 @@ def job(fine_tune_job: FineTuneJob, pretrain_job: PretrainJob, compute: ComputeC
 
 def loaded(job: FineTuneJob, folder: Path) -> list[SampleData]:
     log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
-    return fine_tuning._load(job, log, folder / "terms")[0]
+    return [sample for cutoff in sorted({one.cutoff for one in job.samples}) for sample in fine_tuning._at_cutoff(job, log, cutoff, folder / "terms")[1]]
 
 
 @pytest.mark.parametrize("weights", ["frozen", "lora", "full"])

@@ -13,6 +13,7 @@ import torch
 from contracts.errors import DataContractError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
 from lightning_modules import fine_tuning
+from lightning_modules.event_log import EventLog
 from lightning_modules.fine_tuning import RankedTargets, SampleWalk, fine_tune, list_loss, measure, ndcg, paired_gain, rank_lists
 from lightning_modules.head import Head
 from lightning_modules.jobs import FineTuneJob
@@ -29,6 +30,10 @@ def loaded(fine_tune_job: FineTuneJob, tmp_path: Path) -> tuple[FineTuneJob, Kno
     rows = log.users().to_frame().with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     tables = read_sample(job, known, sample, rows, pl.read_parquet(job.vocabulary))
     return job, known, sample_data(job, log, known, tables, pool_taste(job, known, tables.rows, tmp_path / "terms"))
+
+
+def all_samples(job: FineTuneJob, log: EventLog, terms: Path) -> list[SampleData]:
+    return [sample for cutoff in sorted({one.cutoff for one in job.samples}) for sample in fine_tuning._at_cutoff(job, log, cutoff, terms)[1]]
 
 
 def new_head(job: FineTuneJob, sample: SampleData) -> Head:
@@ -162,7 +167,7 @@ def test_the_loader_shows_every_user_once_an_epoch_and_goes_on_where_it_stopped(
 
 def test_held_out_users_of_the_newest_cutoff_train_at_none_of_its_leads(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:
     log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
-    samples, _ = fine_tuning._load(fine_tune_job, log, tmp_path / "terms")
+    samples = all_samples(fine_tune_job, log, tmp_path / "terms")
     users, newest, held_out = fine_tuning._split(samples, seed=0)
     rows = set(newest.linear_rows[held_out].tolist())
     assert len(rows) == int(0.25 * newest.num_users) > 0
@@ -193,7 +198,7 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
     result = fine_tune(job, compute, tmp_path)
     origin = job.origins[0]
     log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
-    samples, _ = fine_tuning._load(job, log, tmp_path / "terms")
+    samples = all_samples(job, log, tmp_path / "terms")
     _, newest, held_out = fine_tuning._split(samples, seed=job.seed)
     before = measure(fine_tuning._new_head(job, samples, fine_tuning.CALENDAR_INPUTS), job, newest, held_out)
     after = measure(heads[0], job, newest, held_out)
