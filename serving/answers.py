@@ -85,7 +85,12 @@ def answer_all(recommender: Recommender, asks: Sequence[Ask]) -> list[RankedList
     Raises ValueError as `Recommender.rank` does.
     """
     answers: list[RankedList] = [_EMPTY] * len(asks)
-    for (request_date, list_name, region, category), rounds in _rounds(asks).items():
+    kinds = _rounds(asks)
+    if len(kinds) > 1:  # taste of all of them in one go, where their lists differ
+        for day in {ask.request_date for ask in asks}:
+            plain = [ask for ask in asks if ask.request_date == day and not ask.events]
+            recommender.remember([ask.name for ask in plain], {ask.list_name for ask in plain}, day)
+    for (request_date, list_name, region, category), rounds in kinds.items():
         candidates = None if category is None else recommender.items_in(category, request_date)
         for once in rounds:
             largest = max(ask.k for _, ask in once.asks.values())

@@ -25,6 +25,7 @@ HEAD_FORMAT: Final = 2
 SEASON_ROWS_AT_ONCE: Final = 65_536
 WIDEST_DENSE_QUERY: Final = 1_024
 ROWS_AT_ONCE: Final = 256
+ROWS_SUMMED_AT_ONCE: Final = 64
 DENSE_FROM: Final = 0.04
 
 
@@ -75,13 +76,17 @@ class PoolTerm:
     def __init__(self, linear_in: sp.csr_array, out: ItemTable, own: Floats, pool: Integers) -> None:
         self.linear_in, self.own = linear_in, own
         self._of_pool = linear_in[pool]
+        self._lengths = np.diff(linear_in.indptr)
         self._out = np.ascontiguousarray(out.rows(np.arange(len(pool))).T)  # [R, P]
         self._is_narrow = out.width <= WIDEST_DENSE_QUERY
         self._rows = np.zeros((0, 0) if self._is_narrow else (len(pool), len(pool)), np.float32)
         self._is_kept = np.full(len(pool), self._is_narrow)
 
     def of(self, histories: sp.csr_array, place: Integers) -> Floats:
-        """The term of each user for the pool, an item's word for itself included: weights of the histories' items [B, I] -> [B, P]."""
+        """The term of each user for the pool, an item's word for itself included: weights of the histories' items [B, I] -> [B, P].
+
+        Wide terms go without SciPy's products: what these check and copy cost a request of one user more than the sums.
+        """
         if self._is_narrow:
             return (histories @ self.linear_in) @ self._out
         places = place[histories.indices]
@@ -90,12 +95,20 @@ class PoolTerm:
         found = np.zeros((histories.shape[0], len(self.own)), np.float32)
         for row, (start, stop) in enumerate(itertools.pairwise(histories.indptr.tolist())):
             here, weights = inside[start:stop], histories.data[start:stop]
-            found[row] = weights[here] @ self._rows[places[start:stop][here]]
-        if not inside.all():
-            counts = np.concatenate([[0], np.cumsum(~inside)])[histories.indptr]
-            others = sp.csr_array((histories.data[~inside], histories.indices[~inside], counts), shape=histories.shape)
-            found += (others @ self.linear_in) @ self._out
+            _add_rows(found[row], weights[here], self._rows, places[start:stop][here])
+            if not here.all():
+                query = self._query(histories.indices[start:stop][~here], weights[~here])
+                landmarks = np.flatnonzero(query)
+                _add_rows(found[row], query[landmarks], self._out, landmarks)
         return found
+
+    def _query(self, positions: Integers, weights: Floats) -> Floats:
+        """Weighted sum of some items' sparse rows, [R]."""
+        starts, lengths = self.linear_in.indptr[positions], self._lengths[positions]
+        ends = np.cumsum(lengths)
+        at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
+        numbers = np.bincount(self.linear_in.indices[at], self.linear_in.data[at] * np.repeat(weights, lengths), minlength=self.linear_in.shape[1])
+        return np.asarray(numbers, np.float32)
 
     def at(self, histories: sp.csr_array, places: Integers) -> Floats:
         """As `of`, for some items of the pool only: [B, I] -> [B, N]."""
@@ -183,6 +196,13 @@ class Networks:
         if not len(rows):
             return np.zeros(0, np.float32)
         return np.asarray(self._habit.run(None, {"inputs": rows})[0], dtype=np.float32).reshape(-1)
+
+
+def _add_rows(total: Floats, weights: Floats, table: Floats, rows: Integers) -> None:
+    """Add weights . table[rows], a few rows at a time, so that what is copied stays near the processor."""
+    for start in range(0, len(rows), ROWS_SUMMED_AT_ONCE):
+        some = slice(start, start + ROWS_SUMMED_AT_ONCE)
+        total += weights[some] @ table[rows[some]]
 
 
 def _read_head(path: Path) -> Head:

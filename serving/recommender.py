@@ -14,7 +14,7 @@ N pairs of a user and an item, D width of the encoder's vectors.
 import math
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -606,6 +606,17 @@ class Recommender:
     def _queries(self, block: Behaviour, request_date: date, lookup_shift_days: int) -> Floats:
         """Encoder's query per user, [B, D]."""
         return self._remembered(("query", request_date, lookup_shift_days), block, lambda part: self._encode(part, request_date, lookup_shift_days))
+
+    def remember(self, users: Sequence[str], lists: Collection[str], request_date: date) -> None:
+        """Compute what lists of some stored users will ask for, in one go; nothing where it could not be kept."""
+        stored = [user for user in dict.fromkeys(users) if self.knows_user(user)]
+        if not 1 < len(stored) <= MAX_REMEMBERED_BLOCK:
+            return
+        (block,) = self.stored.behaviours(stored, None, request_date)
+        if self.networks.has_encoder:
+            self._queries(block, request_date, 0)
+        for number, term in {pair: None for name in lists for pair in enumerate(self.networks.list_head(name).linear)}:
+            self._linear(block, number, term)
 
     def _remembered(self, what: Hashable, block: Behaviour, compute: Callable[[Behaviour], Floats]) -> Floats:
         """One row per user: those of stored users are kept, so that a user's next list, or the next date of the dial, need not wait for them."""

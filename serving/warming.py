@@ -40,9 +40,9 @@ class Warming:
         self._asked[model.version, day] += 1
         if self._asked[model.version, day] < ASKED_OFTEN or self._thread is not None or self._clock() < self._rested_at:
             return None
-        self._thread = threading.Thread(target=self._warm, args=(model, day), name="warming", daemon=True)
-        self._thread.start()
-        return self._thread
+        self._thread = thread = threading.Thread(target=self._warm, args=(model, day), name="warming", daemon=True)
+        thread.start()
+        return thread
 
     def _warm(self, model: Recommender, day: date) -> None:
         try:

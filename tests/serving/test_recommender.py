@@ -10,6 +10,7 @@ import pytest
 
 from contracts.tables import RANKINGS
 from features.vocabulary import grow_vocabulary
+from serving.answers import Ask, answer_all
 from serving.recommender import Recommender
 from tests.serving.hand_made import CUTOFF, events, write_networks, write_small_bundle
 
@@ -285,6 +286,21 @@ def test_two_versions_live_in_one_process(shop: Recommender, linear_shop: Recomm
     linear_shop.rank(["ann"], request_date=JULY, k=4)
     assert shop.rank(["ann"], request_date=JULY, k=4).equals(first)
     assert shop.ref.digest != linear_shop.ref.digest
+
+
+def test_different_lists_asked_together_take_one_pass_of_the_encoder_and_are_those_asked_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = shop_with(tmp_path, linear=np.array([[0, 0], [0, 0], [0, 2], [1, 0], [1, 1]], float))
+    asks = [
+        Ask(JULY, user, list_name=name, k=4) for user, name in (("ann", "again"), ("bob", "discover"), ("cid", "again"), ("cid", "discover"), ("new", "again"))
+    ]
+    alone = [answer_all(Recommender.load(shop.bundle.folder), [ask])[0] for ask in asks]
+    passes = []
+    original = shop.networks.encode
+    monkeypatch.setattr(shop.networks, "encode", lambda inputs: passes.append(len(inputs["lengths"])) or original(inputs))
+    for found, expected in zip(answer_all(shop, asks), alone, strict=True):
+        assert found.item_ids == expected.item_ids
+        np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
+    assert passes == [3]
 
 
 def test_what_is_remembered_of_a_user_changes_nothing_and_stays_within_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
