@@ -54,7 +54,8 @@ def choose(test: BackTest, *, reference: str, unmeasured: str, combine: bool) ->
 def combination_weights(test: BackTest, without: int | None = None) -> np.ndarray:
     """[M, S] weights by (error relative to the other models) ** -6; a series' own errors count in full only from about ten origins on.
 
-    Until then its level's errors stand in, so a new item borrows its category's weights.
+    Until then its level's errors stand in, so a new item borrows its category's weights. Candidates that say the same (seasonal ones before there
+    is a season) count once: five copies of one opinion would outvote the others.
     """
     keep = [origin for origin in range(test.errors.shape[1]) if origin != without]
     own = np.stack([test.scaled(errors[keep]) for errors in test.errors])
@@ -62,14 +63,22 @@ def combination_weights(test: BackTest, without: int | None = None) -> np.ndarra
     relative = np.divide(own, mean, out=np.full(own.shape, np.nan), where=mean > 0)
     measured = np.isfinite(relative).all(0)
     if not measured.any():
-        return np.full(own.shape, 1 / len(own))
+        weights = np.ones(own.shape)
+        weights[_repeats(test.errors)] = 0.0
+        return weights / weights.sum(0)
     pooled = relative[:, measured].mean(1, keepdims=True)
     trusted = len(keep) / (len(keep) + ORIGINS_TRUSTED_AT)
     score = np.where(measured, trusted * relative + (1 - trusted) * pooled, pooled)
     weights = np.maximum(score, 1e-3) ** -WEIGHT_POWER
+    weights[_repeats(test.errors)] = 0.0
     weights = weights / weights.sum(0)
     weights[weights.mean(1) < SMALLEST_WEIGHT] = 0.0
     return weights / weights.sum(0)
+
+
+def _repeats(errors: np.ndarray) -> list[int]:
+    """Places of candidates [M, O, S, H] whose errors are those of one before them."""
+    return [place for place in range(1, len(errors)) if any(np.array_equal(errors[place], errors[first], equal_nan=True) for first in range(place))]
 
 
 def pooled_weights(weights: np.ndarray) -> np.ndarray:
