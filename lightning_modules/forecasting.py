@@ -163,7 +163,7 @@ def forecast(job: ForecastJob, compute: ComputeConfig, folder: Path) -> JobResul
     """
     started = time.monotonic()
     lightning.seed_everything(job.seed, verbose=False)
-    series = Series(job.series, job.periods, job.horizon)
+    series = Series(job.series, job.periods, job.horizon, job.planned)
     walk = WindowWalk(series, WalkSettings(job.known, job.past, job.seasons, job.first_steps, job.later_steps, job.max_epochs, job.batch_windows, job.seed))
     if walk.is_empty(job.known[0]):
         raise NotEnoughHistoryError(

@@ -27,6 +27,9 @@ class ForecastJob(BaseModel):
     periods: Annotated[
         str, Field(description="Parquet: region, date, then known inputs (Float64) of every period of the history and of the horizon behind it, in order.")
     ]
+    planned: Annotated[
+        str | None, Field(description="Parquet: level, id, region, then for each planned input (promotion, price) a list over history and horizon.")
+    ] = None
     known: Annotated[tuple[int, ...], Field(min_length=1, description="Number of known periods at each cut-off, rising; nothing later reaches its forecast.")]
     network: NetworkName = "nhits"
     horizon: Annotated[int, Field(ge=1, description="Periods ahead.")]

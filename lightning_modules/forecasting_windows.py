@@ -57,10 +57,11 @@ class Batch:
 class Series:
     """All series and what is known of their periods, as arrays.
 
-    keys [S] rows (level, id, region); values [S, T] NaN before a series begins; known [R, T + H, K] by region; dates [T + H]
+    keys [S] rows (level, id, region); values [S, T] NaN before a series begins; known [R, T + H, K'] by region, planned [S, T + H, K - K'] by series;
+    dates [T + H]
     """
 
-    def __init__(self, series: str | Path, periods: str | Path, horizon: int) -> None:
+    def __init__(self, series: str | Path, periods: str | Path, horizon: int, planned: str | Path | None = None) -> None:
         table, calendar = pl.read_parquet(series), pl.read_parquet(periods)
         self.keys = table.select(c.LEVEL, c.ID, c.REGION)
         self.horizon = horizon
@@ -76,11 +77,23 @@ class Series:
         for row, (first, values) in enumerate(table.select("first", "values").iter_rows()):
             self.values[row, first : first + len(values)] = values
         self.first = table["first"].to_numpy()
+        self.planned = self._planned(planned)
+
+    def _planned(self, path: str | Path | None) -> np.ndarray:
+        if path is None:
+            return np.zeros((len(self.values), len(self.dates), 0), np.float32)
+        table = self.keys.join(pl.read_parquet(path), on=self.keys.columns, how="left", maintain_order="left").drop(self.keys.columns)
+        usual = pl.lit([0.0] * len(self.dates))
+        return np.stack([np.array(column.to_list(), np.float32) for column in table.with_columns(pl.all().fill_null(usual))], axis=2)
 
     @property
     def num_known(self) -> int:
         """K."""
-        return int(self.known.shape[2])
+        return int(self.known.shape[2] + self.planned.shape[2])
+
+    def _known(self, rows: np.ndarray, periods: np.ndarray) -> np.ndarray:
+        """What is known beforehand of some periods [B, N] of each row, [B, N, K]."""
+        return np.concatenate([self.known[self.region[rows][:, None], periods], self.planned[rows[:, None], periods]], axis=2)
 
     def windows(self, rows: np.ndarray, ends: np.ndarray, *, past: int, seasons: tuple[int, ...], known_to: int) -> Batch:
         """Windows that end before period `ends` of each row; values at or after `known_to` are NaN in the target."""
@@ -99,8 +112,8 @@ class Series:
         return Batch(
             past=_tensor(np.where(is_seen, (seen - recent[:, None]) / spread[:, None], 0.0)),
             is_seen=_tensor(is_seen),
-            past_known=_tensor(self.known[self.region[rows][:, None], np.maximum(back, 0)]),
-            future_known=_tensor(self.known[self.region[rows][:, None], ahead]),
+            past_known=_tensor(self._known(rows, np.maximum(back, 0))),
+            future_known=_tensor(self._known(rows, ahead)),
             seasonal=_tensor(np.concatenate([seasonal / spread[:, None, None], is_known], axis=2)),
             facts=_tensor(facts),
             guess=_tensor(guess / spread[:, None]),

@@ -18,7 +18,7 @@ from contracts.sections.validation import ValidationConfig
 from expectations.validation import validate_table
 from forecasting.forecast import back_test_cutoffs, panel_of
 from forecasting.forecast import forecast_demand as forecast
-from forecasting.network_inputs import period_table, series_table
+from forecasting.network_inputs import period_table, planned_table, series_table
 from lightning_modules.forecasting_job import ForecastJob, NetworkName
 from tasks.progress import progress_lines, progress_of
 from tasks.reuse import is_fresh, reusable
@@ -76,13 +76,18 @@ def _network_forecasts(
     dates = back_test_cutoffs(demand, cutoffs=[date.fromisoformat(day) for day in features.cutoffs], config=config)
     series = write_table(series_table(panel), folder / "series.parquet", "series")
     periods = write_table(period_table(panel, config.horizon_periods, calendar), folder / "periods.parquet", "periods")
+    planned = None
+    if config.planned_uri:
+        planned = write_table(planned_table(panel, config.horizon_periods, pl.read_parquet(config.planned_uri)), folder / "planned.parquet", "planned")
+    inputs = [Path(table.path) for table in (series, periods, planned) if table]
     tables = []
     for network in networks:
         job = ForecastJob(
-            inputs_digest=content_digest([Path(series.path), Path(periods.path)]),
+            inputs_digest=content_digest(inputs),
             seed=seed,
             series=series.path,
             periods=periods.path,
+            planned=planned.path if planned else None,
             known=tuple(panel.known_periods(day) for day in dates),
             network=network,
             horizon=config.horizon_periods,

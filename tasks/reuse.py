@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from contracts.artifacts import text_digest
 from contracts.errors import TransientError
-from tasks.store import Store, code_version
+from tasks.store import Store, code_version, model_text
 
 RETRY_DELAYS_SECONDS = [2, 10, 30]
 SCORER = tuple(f"serving/{name}.py" for name in ("behaviour", "bundle", "item_tables", "networks", "recommender", "shortlist"))  # all that decides a score
@@ -51,7 +51,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Store):
         return f"{value.root} {value.identity()}"
     if isinstance(value, BaseModel):
-        return value.model_dump_json()
+        return model_text(value)
     if isinstance(value, list | tuple):
         return "[" + ",".join(_text(part) for part in value) + "]"
     return repr(value)

@@ -46,7 +46,13 @@ class Store(Reference):
 
 def reuse_digest(*inputs: BaseModel | str | None, code: tuple[str, ...]) -> str:
     """Digest of a step's inputs (references carry content digests) and of the source it runs."""
-    return text_digest(*(given.model_dump_json() if isinstance(given, BaseModel) else str(given) for given in inputs), code_version(code))
+    return text_digest(*(model_text(given) if isinstance(given, BaseModel) else str(given) for given in inputs), code_version(code))
+
+
+def model_text(model: BaseModel) -> str:
+    """All that a model says, the content of the side tables it names included (fields `..._uri` that are a file: pay days, planned inputs)."""
+    files = [value for name, value in model if name.endswith("_uri") and isinstance(value, str) and Path(value).is_file()]
+    return model.model_dump_json() + "".join(content_digest([Path(file)]) for file in files)
 
 
 def code_version(code: tuple[str, ...]) -> str:

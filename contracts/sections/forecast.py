@@ -59,4 +59,10 @@ class ForecastConfig(Section):
     reconcile: Annotated[bool, Field(description="Make children add up to parents.")] = True
     network_first_steps: Annotated[int, Field(ge=1, description="Training steps of a network before the first cut-off.")] = 600
     network_later_steps: Annotated[int, Field(ge=0, description="Training steps of a network for each later cut-off.")] = 60
+    planned_uri: Annotated[
+        str | None,
+        Field(
+            description="Optional Parquet table of what is planned, for the networks: level, id, date, region (optional) and numeric columns known ahead (promotion, price)."
+        ),
+    ] = None
     network_past_periods: Annotated[int, Field(ge=4, description="Periods of the past a network sees at once.")] = 32

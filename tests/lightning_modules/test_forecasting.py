@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from contracts.errors import NotEnoughHistoryError
-from contracts.sections.training import ComputeConfig
+from contracts.sections.training import ComputeConfig, OptimizerConfig
 from contracts.tables import FORECASTS
 from lightning_modules.forecasting import Forecasting, _build, forecast, forecast_series, pinball_loss, squared_loss
 from lightning_modules.forecasting_job import ForecastJob
@@ -209,3 +209,23 @@ def test_cutoffs_must_rise(folder):
 def test_the_job_survives_its_json(folder):
     request = TrainingRequest(job=job_of(folder, network="gru"))
     assert TrainingRequest.model_validate_json(request.model_dump_json()).job == request.job
+
+
+def test_a_planned_promotion_is_forecast_where_it_is_told(folder, tmp_path):
+    random = np.random.default_rng(1)
+    promoted = random.random((12, WEEKS + HORIZON)) < 0.3
+    values = 100 * (1 + promoted[:, :WEEKS]) * random.normal(1, 0.02, (12, WEEKS))
+    keys = {"level": "item", "id": [f"i{number:02d}" for number in range(12)], "region": "all"}
+    pl.DataFrame({**keys, "first": 0, "values": values.tolist()}).write_parquet(tmp_path / "series.parquet")
+    pl.DataFrame({**keys, "promoted": promoted.astype(float).tolist()}).write_parquet(tmp_path / "planned.parquet")
+    known, expected = 80, 100 * (1 + promoted[:, 80 : 80 + HORIZON])
+    errors = {}
+    for planned in (None, str(tmp_path / "planned.parquet")):
+        settings = {"known": (known,), "first_steps": 300, "seasons": (), "batch_windows": 64, "width": 32, "network": "gru", "planned": planned}
+        settings["optimizer"] = OptimizerConfig(learning_rate=1e-2, weight_decay=0.0, warm_up_steps=20)
+        job = job_of(folder, series=str(tmp_path / "series.parquet"), **settings)
+        place = tmp_path / ("told" if planned else "not_told")
+        forecast(job, ComputeConfig(accelerator="cpu", threads=1), place)
+        means = pl.read_parquet(place / "forecasts.parquet").sort("id", "date")["mean"].to_numpy().reshape(12, HORIZON)
+        errors[bool(planned)] = np.abs(means - expected).mean()
+    assert errors[True] < 0.5 * errors[False], errors

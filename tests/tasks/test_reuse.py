@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from contracts.artifacts import Reference, TableRef
 from contracts.errors import DataContractError, SourceError, TransientError
 from contracts.sections.features import FeaturesConfig
+from contracts.sections.forecast import ForecastConfig
 from flows import seasonal_training
 from tasks import evaluate, fine_tune, publish
 from tasks import store as store_module
@@ -51,6 +52,18 @@ def test_key_changes_with_step_content_configuration_argument_and_store(store: S
         key(other, a=table(), n=1),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_key_changes_with_the_content_of_a_side_table_the_configuration_names(store: Store, tmp_path: Path):
+    table_file = tmp_path / "planned.parquet"
+    config = ForecastConfig(planned_uri=str(table_file))
+    keys, digests = [], []
+    for content in ("not there yet", "a", "b"):
+        if content != "not there yet":
+            table_file.write_text(content, encoding="utf-8")
+        keys.append(key(store, a=config))
+        digests.append(store.step_folder("forecast", config, code=("forecasting",)))
+    assert len(set(keys)) == len(set(digests)) == 3
 
 
 def test_key_changes_with_the_source_of_the_step(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
