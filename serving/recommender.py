@@ -616,7 +616,7 @@ class Recommender:
         if self.networks.has_encoder:
             self._queries(block, request_date, 0)
         for number, term in {pair: None for name in lists for pair in enumerate(self.networks.list_head(name).linear)}:
-            self._linear(block, number, term)
+            self._linear(block, number, term, {})
 
     def _remembered(self, what: Hashable, block: Behaviour, compute: Callable[[Behaviour], Floats]) -> Floats:
         """One row per user: those of stored users are kept, so that a user's next list, or the next date of the dial, need not wait for them."""

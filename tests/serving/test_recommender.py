@@ -269,6 +269,17 @@ def test_several_questions_at_once_are_answered_as_one_by_one(tmp_path: Path) ->
             assert table.equals(shop.rank(users, request_date=day, list_name=name, k=k, exclude=["candle"], histories=histories))
 
 
+def test_asks_of_different_lists_and_days_are_answered_together_as_alone(tmp_path: Path) -> None:
+    linear = np.array([[0, 0], [0.3, 0], [0, 2], [1, 0], [1, 1]], float)
+    settings: dict[str, Any] = {"linear": linear, "season": {"trend_lift_4w": (1.0, 0.5)}}
+    together, alone = (shop_with(tmp_path / name, **settings) for name in ("together", "alone"))
+    asks = [Ask(day, user, list_name=name) for day in (JULY, JULY + timedelta(days=40)) for name in ("again", "discover") for user in ("ann", "bob", "zoe")]
+    for found, ask in zip(answer_all(together, asks), asks, strict=True):
+        (expected,) = answer_all(alone, [ask])
+        assert [row["item_id"] for row in found.rows()] == [row["item_id"] for row in expected.rows()]
+        np.testing.assert_allclose([row["score"] for row in found.rows()], [row["score"] for row in expected.rows()], atol=1e-5)
+
+
 def test_a_user_is_ranked_the_same_alone_and_among_many(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     bought = [(f"u{rng.integers(60)}", ITEMS[rng.integers(4)], f"2024-0{rng.integers(1, 7)}-{rng.integers(1, 28):02d}") for _ in range(400)]
