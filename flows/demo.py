@@ -3,6 +3,7 @@
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,8 @@ from tasks.examples import example_dates, example_user, item_titles
 from tasks.registry import CHAMPION, bundle_of_version, connect, version_at
 from tasks.store import audit_address, store_of
 
+CONTRASTED = 5  # items each way
+
 
 def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
     """The outcome, then ten recommendations for one household in July and at Thanksgiving."""
@@ -27,6 +30,7 @@ def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console
     for occasion, day in example_dates(recommender.cutoff, config.features.country).items():
         console.print(f"\n[bold]Household {user}, {occasion} ({day}), asked at the end of the data ({recommender.cutoff})[/bold]")
         print_list(recommender, user, day, list_name="again", k=10, explain=True, console=console)
+    print_season_contrast(recommender, config.features.country, console)
     _where_next(config, outcome, recommender, user, console)
 
 
@@ -109,6 +113,24 @@ def print_list(recommender: Recommender, user: str, request_date: date, *, list_
     console.print(table)
     if user not in recommender.users:
         console.print(f"user {escape(user)} is unknown: this is the seasonal answer", style="yellow")
+
+
+def print_season_contrast(recommender: Recommender, country: str, console: Console) -> None:
+    """The items that two dates tell apart most, by the season part alone, among the most bought ones."""
+    (first, one), (second, other) = example_dates(recommender.cutoff, country).items()
+    pool = recommender.networks.pool
+    change = recommender.question(one).season[pool] - recommender.question(other).season[pool]
+    names = item_titles(recommender)
+    console.print("\n[bold]What the date alone changes[/bold] (season of one minus season of the other, most bought items)")
+    for occasion, order, sign in ((first, np.argsort(-change, kind="stable"), 1), (second, np.argsort(change, kind="stable"), -1)):
+        items = ((recommender.item_ids[int(pool[place])], sign * change[place]) for place in order)
+        shown: dict[str, str] = {}
+        for item, value in items:
+            kind = names.get(item, item).split(",")[0]  # one of each kind, whatever its sizes
+            shown.setdefault(kind, f"{kind} {value:+.2f}")
+            if len(shown) == CONTRASTED:
+                break
+        console.print(escape(f"  {occasion}: {'; '.join(shown.values())}"), soft_wrap=True)
 
 
 def print_audit(config: PipelineConfig, console: Console) -> None:
