@@ -114,6 +114,8 @@ def export_rows(networks: Sequence[PriorNetwork], path: Path, *, output: str) ->
     results = []
     for number, network in enumerate(networks):
         weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
+        for name in ("linear.weight", "linear.bias", "outer.weight", "outer.bias"):
+            weights[name] = weights["gain"] * weights[name]
         at = f"network_{number}/"
         used = add("Mul", at + "used_inputs", "inputs", constant(at + "used", weights["used"]))
         plain = add(

@@ -487,6 +487,7 @@ def _new_head(job: FineTuneJob, samples: list[SampleData], unused: tuple[str, ..
         season_statistics=_statistics([sample.season[torch.searchsorted(sample.items, sample.pool)] for sample in chosen]),
         habit_statistics=_statistics([_habit_rows(sample, seed=number) for number, sample in enumerate(chosen)]),
         taste_weights=torch.tensor(weights),
+        leave_out=job.leave_out,
     )
 
 

@@ -22,8 +22,8 @@ LEAST_DEVIATION = 1e-3
 class PriorNetwork(nn.Module):
     """A linear layer that starts at known weights, plus a small network on standardised inputs that starts at nothing.
 
-    Inputs where `is_used` [inputs] is false are not read at all; those that never varied in training are left out of the network, which
-    would not know what to make of the day they do.
+    Inputs where `is_used` [inputs] is false are not read at all, and with none in use the answer is 0; those that never varied in training are
+    left out of the network, which would not know what to make of the day they do.
     """
 
     def __init__(self, num_outputs: int, width: int, *, prior: Tensor, bias: float, mean: Tensor, deviation: Tensor, is_used: Tensor) -> None:
@@ -33,6 +33,7 @@ class PriorNetwork(nn.Module):
         self.inner, self.outer = nn.Linear(num_inputs, width), nn.Linear(width, num_outputs)
         varies = deviation > LEAST_DEVIATION
         self.register_buffer("used", is_used.float())
+        self.register_buffer("gain", is_used.any().float())
         self.register_buffer("mean", mean)
         self.register_buffer("scale", torch.where(varies & is_used, 1 / deviation.clamp(min=LEAST_DEVIATION), torch.zeros_like(deviation)))
         with torch.no_grad():
@@ -44,15 +45,16 @@ class PriorNetwork(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """From inputs [N, inputs] to [N, outputs]."""
         standard = ((inputs - self.mean) * self.scale).clamp(-CLAMP, CLAMP)
-        return self.linear(inputs * self.used) + self.outer(functional.silu(self.inner(standard)))
+        return self.gain * (self.linear(inputs * self.used) + self.outer(functional.silu(self.inner(standard))))
 
 
 class Head(nn.Module):
     """Season network [N, S] -> [N, 2], habit network [N, H + S + K] -> [N, 1] and the weights of taste, positive by softplus."""
 
-    def __init__(self, season: PriorNetwork, habit: PriorNetwork, taste_weights: Tensor) -> None:
+    def __init__(self, season: PriorNetwork, habit: PriorNetwork, taste_weights: Tensor, *, has_taste: bool = True) -> None:
         super().__init__()
         self.season, self.habit = season, habit
+        self.register_buffer("taste_gain", torch.tensor(float(has_taste)))
         self.raw_weights = nn.Parameter(torch.log(torch.expm1(taste_weights.clamp(min=1e-4))))  # [L, K]
 
     def anchored(self) -> list[Tensor]:
@@ -61,7 +63,7 @@ class Head(nn.Module):
 
     def taste_weights(self) -> Tensor:
         """Weights of the terms of taste for each list, [L, K]."""
-        return functional.softplus(self.raw_weights)
+        return self.taste_gain * functional.softplus(self.raw_weights)
 
 
 def build_head(
@@ -77,10 +79,15 @@ def build_head(
     season_statistics: tuple[Tensor, Tensor],
     habit_statistics: tuple[Tensor, Tensor],
     taste_weights: Tensor,
+    leave_out: Sequence[str] = (),
 ) -> Head:
-    """Head at its starting point: priors only. Statistics are mean and deviation of each input."""
+    """Head at its starting point: priors only. Statistics are mean and deviation of each input.
+
+    `leave_out` names components (taste, habit, trend, season), which are the first words of their inputs: none of them reads or says anything.
+    """
     num_terms = taste_weights.shape[1]
     all_habit_inputs = [*habit_inputs, *season_inputs, *(f"taste_{number}" for number in range(num_terms))]
+    unused = {name for name in all_habit_inputs if name in unused_inputs or name.partition("_")[0] in leave_out}
     season = PriorNetwork(
         2,
         season_width,
@@ -88,7 +95,7 @@ def build_head(
         bias=0.0,
         mean=season_statistics[0],
         deviation=season_statistics[1],
-        is_used=torch.tensor([name not in unused_inputs for name in season_inputs]),
+        is_used=torch.tensor([name not in unused for name in season_inputs]),
     )
     habit = PriorNetwork(
         1,
@@ -97,6 +104,6 @@ def build_head(
         bias=habit_bias,
         mean=habit_statistics[0],
         deviation=habit_statistics[1],
-        is_used=torch.tensor([name not in unused_inputs for name in all_habit_inputs]),
+        is_used=torch.tensor([name not in unused and "habit" not in leave_out for name in all_habit_inputs]),
     )
-    return Head(season, habit, taste_weights)
+    return Head(season, habit, taste_weights, has_taste="taste" not in leave_out)

@@ -17,6 +17,7 @@ from contracts.artifacts import text_digest
 from contracts.sections.training import (
     AdaptationLayer,
     AdaptedWeights,
+    Component,
     ComputeConfig,
     EncoderConfig,
     FineTuningConfig,
@@ -66,6 +67,7 @@ class PretrainJob(Job):
     objective: Literal["next_item", "window_item", "masked_item"] = "window_item"
     loss: Annotated[PretrainingLoss, Field(description="Loss of an event's item against the others.")] = "sampled_softmax"
     contrastive_weight: Annotated[float, Field(ge=0, description="Weight of the contrastive loss between two views of each history.")] = 0.0
+    request_calendar: Annotated[bool, Field(description="The request token sees the calendar of the request's date.")] = True
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Leads a request may have, days.")] = (0, 28)
     epochs: Annotated[float, Field(gt=0, description="Events visited for each new event, old ones (replay) included.")] = 3.0
     replay: Annotated[float, Field(ge=0, lt=1, description="Share of each period's visits that goes to older events, where epochs leave room.")] = 0.25
@@ -155,6 +157,7 @@ class FineTuneJob(Job):
     use_encoder: Annotated[Literal["if_it_adds", "always"], Field(description="Whether the encoder has to earn its place in taste.")] = "if_it_adds"
     adaptation: Annotated[AdaptedWeights, Field(description="What may change of the encoder.")] = "frozen"
     adaptation_layer: Annotated[AdaptationLayer, Field(description="Layer behind the encoder's query.")] = "none"
+    leave_out: Annotated[tuple[Component, ...], Field(description="Components the head is fitted and served without.")] = ()
     lora_rank: Annotated[int, Field(ge=1, description="Rank of a change of a matrix.")] = 8
     adaptation_rate: Annotated[float, Field(gt=0, description="Learning rate of changes and of the layer, relative to the head's.")] = 0.2
     epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2

@@ -269,6 +269,8 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
     taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types))
     if periods[-1].end_day - log.first_day() < DAYS_FOR_YEAR:
         taste.forget_year()
+    if not job.request_calendar:
+        taste.forget_request()
     if compute.activation_checkpointing:
         recompute_blocks(taste)
     module = Pretraining(taste, job)

@@ -135,6 +135,10 @@ class Taste(nn.Module):
             part.calendar_used[:YEAR_HARMONICS] = 0.0
             part.calendar_used[YEAR_HARMONICS + WEEK_HARMONICS : 2 * YEAR_HARMONICS + WEEK_HARMONICS] = 0.0
 
+    def forget_request(self) -> None:
+        """Leave the calendar of the request's date out."""
+        self.request.calendar_used.zero_()
+
     def states(self, vectors: Tensor, types: Tensor, gaps: Tensor, days: Tensor, steps: Tensor, layout: Layout) -> Tensor:
         """State after each event, [..., D]; `vectors` are the item vectors of the events."""
         x = functional.dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)

@@ -58,6 +58,9 @@ class PretrainingConfig(Section):
             ge=0, le=100, description="Weight of a contrastive loss between two views of each history, items hidden at random; 0: none. Costs two more passes."
         ),
     ] = 0.0
+    request_calendar: Annotated[
+        bool, Field(description="The request token sees the calendar of the request's date; off: its lead and the user's silence only.")
+    ] = True
     epochs: Annotated[float, Field(gt=0, le=1000, description="Events visited for each new event, old ones included.")] = 1.5
     batch_events: Annotated[int, Field(ge=64, description="Events in one packed batch.")] = 2_048
     num_negatives: Annotated[int, Field(ge=1, description="Negatives shared by a batch.")] = 1_024
@@ -93,6 +96,7 @@ class LinearTerm(Section):
     floor: Annotated[float, Field(gt=0, description="Floor inside the logarithm.")] = 0.02
 
 
+Component = Literal["taste", "habit", "trend", "season"]
 AdaptedWeights = Literal["frozen", "lora", "full"]
 AdaptationLayer = Literal["none", "linear", "attention", "gated_mixture"]
 
@@ -129,6 +133,9 @@ class FineTuningConfig(Section):
     adaptation_layer: Annotated[
         AdaptationLayer, Field(description="Layer behind the encoder's query: linear, attention over the history's items, or a gated mixture of linear layers.")
     ] = "none"
+    leave_out: Annotated[
+        tuple[Component, ...], Field(description="Components the head is fitted and served without, to see what each adds: taste, habit, trend, season.")
+    ] = ()
     lora_rank: Annotated[int, Field(ge=1, le=1024, description="Rank of a change of a matrix (adaptation lora).")] = 8
     adaptation_rate: Annotated[float, Field(gt=0, le=10, description="Learning rate of what changes the encoder, relative to the head's.")] = 0.2
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2

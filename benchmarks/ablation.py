@@ -1,0 +1,123 @@
+"""What each component of the recommender adds: `python -m benchmarks.ablation [--quick] [--cells NAME ...]`.
+
+The head is fitted and measured with each component alone (taste, habit, trend, season), with each pair, and with all; with the encoder always in
+taste, with it and without the calendar of the request; and without one component at a time. Complete Journey, the origins of its parameters; the
+steps before fine-tuning are those of any other run over the same storage, and are made once.
+
+Writes benchmarks/results/ablation.json (`--quick`: the last origin, ablation_quick.json). A finished cell is kept below
+benchmarks/results/cells/ablation/, named by the digest of its parameters and of the code, so an interrupted run goes on. Rows `ndcg@10` are the
+figures of each cell; rows `gain of ndcg@10` hold the whole recommender against it on the same users, with paired intervals.
+"""
+
+import argparse
+import json
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any, get_args
+
+import polars as pl
+
+from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
+from benchmarks.recommender import CODE, parameters_of
+from contracts.config import PipelineConfig
+from contracts.sections.training import Component
+from evaluation.evaluation import evaluate
+from flows.local_environment import use_local_stores
+from tasks.store import reuse_digest
+
+CELLS = RESULTS / "cells" / "ablation"
+DATASET = "complete_journey"
+COMPONENTS: tuple[str, ...] = get_args(Component)
+WHOLE = "all"
+METRIC = "ndcg@10"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the last origin only")
+    parser.add_argument("--cells", nargs="+", choices=list(variants()), default=list(variants()), help="some cells only; `all` is always among them")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    asked = parser.parse_args()
+    whole = parameters_of(DATASET, asked.storage, quick=asked.quick)
+    cells = {name: measured_cell(name, variant_of(whole, variants()[name])) for name in dict.fromkeys([WHOLE, *asked.cells])}
+    rows = [row for cell in cells.values() for row in cell["rows"]] + gains(whole, cells)
+    command = "python -m benchmarks.ablation" + (" --quick" if asked.quick else "")
+    print(write_results("ablation_quick" if asked.quick else "ablation", command=command, rows=rows))
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Name of a cell -> what it changes: components left out, the encoder, the calendar of the request."""
+    found: dict[str, dict[str, Any]] = {WHOLE: {}}
+    for size in (1, 2):
+        for kept in combinations(COMPONENTS, size):
+            found[" + ".join(kept)] = {"leave_out": tuple(name for name in COMPONENTS if name not in kept)}
+    found |= {f"without {name}": {"leave_out": (name,)} for name in COMPONENTS}
+    found["all, encoder always"] = {"encoder": True}
+    found["taste, encoder always"] = {"encoder": True, "leave_out": COMPONENTS[1:]}
+    found["all, encoder always, request without calendar"] = {"encoder": True, "request_calendar": False}
+    return found
+
+
+def variant_of(config: PipelineConfig, change: dict[str, Any]) -> PipelineConfig:
+    """Parameters of a cell. Without the encoder taste is its linear terms; baselines and slices stay out of every cell."""
+    has_encoder = bool(change.get("encoder"))
+    pretraining = {"enabled": has_encoder, "request_calendar": change.get("request_calendar", True)}
+    fine_tuning = {"leave_out": change.get("leave_out", ()), "use_encoder": "always" if has_encoder else "if_it_adds"}
+    return config.model_copy(
+        update={
+            "pretraining": config.pretraining.model_copy(update=pretraining),
+            "fine_tuning": config.fine_tuning.model_copy(update=fine_tuning),
+            "evaluation": config.evaluation.model_copy(update={"baselines": (), "season_lift": False, "slices": False, "tune_until": None}),
+        }
+    )
+
+
+def measured_cell(name: str, config: PipelineConfig) -> dict[str, Any]:
+    """Rows of a cell and where its rankings lie; read where it was measured before and its rankings are still stored."""
+    digest = reuse_digest(config.model_copy(update={"storage_root": ""}), code=CODE)
+    cell = CELLS / f"{name.replace(' ', '_').replace(',', '')}-{digest}.json"
+    if cell.exists():
+        found = dict(json.loads(cell.read_text(encoding="utf-8")))
+        if (Path(config.storage_root) / found["rankings"]).exists():
+            return found
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import train_and_measure
+    from tasks.evaluate import read_evaluation
+
+    reference = train_and_measure(config)
+    rows = [{**row.model_dump(), "model": name, "seed": config.seed} for row in read_evaluation(reference.path).rows if row.metric == METRIC]
+    assert reference.rankings is not None
+    rankings = str(Path(reference.rankings.path).resolve().relative_to(Path(config.storage_root).resolve()))
+    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "git_sha": git_sha(), "machine": describe_machine(), "rankings": rankings, "rows": rows}
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    cell.write_text(json.dumps(found, indent=0), encoding="utf-8")
+    return found
+
+
+def gains(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The whole recommender against every other cell on the same users: paired differences with their intervals."""
+    if len(cells) < 2:
+        return []
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import validate_only
+
+    _, validated = validate_only(config)
+    result = evaluate(
+        {name: pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for name, cell in cells.items()},
+        pl.scan_parquet(validated.accepted.parts()),
+        variant_of(config, {}).evaluation,
+        model=WHOLE,
+        dataset=DATASET,
+        target_events=config.fine_tuning.target_events,
+        seed=config.seed,
+    )
+    return [
+        {**one.model_dump(), "dataset": DATASET, "origin": "all", "metric": f"gain of {one.metric}", "value": one.relative, "seed": config.seed}
+        for one in result.comparisons
+        if one.metric == METRIC
+    ]
+
+
+if __name__ == "__main__":
+    main()
