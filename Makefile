@@ -7,7 +7,7 @@ QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENAB
 QUICK := not slow and not prefect and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers quick bench bench-forecast bench-serving ui up down serve clean
+.PHONY: help demo test check lint types layers quick bench bench-forecast bench-serving bench-training ui up down serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -49,6 +49,10 @@ bench: $(STAMP)  ## the short benchmarks: features and validation print, the rec
 bench-forecast: $(STAMP)  ## forecasts on eight public sets, and what they do for the recommender; hours; goes on where it was stopped
 	$(BIN)/python -m benchmarks.forecast
 	$(BIN)/python -m benchmarks.forecast_help
+	$(BIN)/python -m benchmarks.document
+
+bench-training: $(STAMP)  ## what a training target costs, beside RePlay and RecTools where they are installed; loading and evaluation
+	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.document
 
 ui: $(STAMP)  ## web pages of Prefect and MLflow over the demo's stores
