@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
-from contracts.artifacts import FeatureTables
 from contracts.errors import DataContractError
 from contracts.sections.forecast import ForecastConfig
 from contracts.sections.training import ComputeConfig
@@ -17,21 +16,12 @@ from contracts.sections.validation import ValidationConfig
 from contracts.tables import FORECASTS
 from tasks import forecast_demand as step
 from tasks.store import Store, write_table
+from tests.tasks.made_features import bare_features
 
 
 def test_fresh_run_trains_networks_again_from_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     table = write_table(pl.DataFrame({"x": [1]}), tmp_path / "t.parquet", "demand")
-    features = FeatureTables(
-        first_day="2024-01-01",
-        end="2024-03-01",
-        cutoffs=(),
-        origins=(),
-        vocabulary=table,
-        item_catalogue=None,
-        training_events=None,
-        calendar=table,
-        demand=table,
-    )
+    features = bare_features(table, demand=table, first_day="2024-01-01", end="2024-03-01")
     found: list[list[str]] = []
 
     def trained(_features: object, _config: object, _compute: object, folder: Path, *_: object) -> None:
@@ -63,17 +53,7 @@ def test_fresh_run_trains_networks_again_from_nothing(store: Store, tmp_path: Pa
 def test_forecasts_that_break_their_contract_stop_the_step(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The suite of the forecasts is asked: here a 10 % quantile lies above the 90 % one."""
     table = write_table(pl.DataFrame({"x": [1]}), tmp_path / "t.parquet", "demand")
-    features = FeatureTables(
-        first_day="2024-01-01",
-        end="2024-03-01",
-        cutoffs=(),
-        origins=(),
-        vocabulary=table,
-        item_catalogue=None,
-        training_events=None,
-        calendar=table,
-        demand=table,
-    )
+    features = bare_features(table, demand=table, first_day="2024-01-01", end="2024-03-01")
     row = {"cutoff": date(2024, 3, 1), "level": "total", "id": "total", "region": "all", "date": date(2024, 3, 4), "model": "chosen", "mean": 5.0}
     crossed = pl.DataFrame([{**row, "q025": 1.0, "q100": 9.0, "q500": 5.0, "q900": 8.0, "q975": 9.5}]).select(FORECASTS.schema.keys())
     made = SimpleNamespace(forecasts=crossed, back_test=pl.DataFrame({"cutoff": [1], "mase": [1.0]}), choices=pl.DataFrame({"x": [1]}))

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
-from contracts.artifacts import FeatureTables, ForecastTables, ValidationReport
+from contracts.artifacts import ForecastTables, ValidationReport
 from contracts.config import PipelineConfig
 from tasks import register_forecasts as step
 from tasks.store import write_table
+from tests.tasks.made_features import bare_features
 
 
 def test_back_test_of_the_newest_cutoff_and_the_data_are_logged(client: MlflowClient, registry_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -26,17 +27,7 @@ def test_back_test_of_the_newest_cutoff_and_the_data_are_logged(client: MlflowCl
     )
     table = write_table(test, tmp_path / "back_test.parquet", "back_test")
     accepted, demand = (write_table(pl.DataFrame({"x": [name]}), tmp_path / f"{name}.parquet", name) for name in ("accepted", "demand"))
-    features = FeatureTables(
-        first_day="2023-01-01",
-        end="2024-02-01",
-        cutoffs=(),
-        origins=(),
-        vocabulary=table,
-        item_catalogue=None,
-        training_events=None,
-        calendar=table,
-        demand=demand,
-    )
+    features = bare_features(table, demand=demand, first_day="2023-01-01", end="2024-02-01")
     registered: dict[str, object] = {}
 
     def log_forecaster(_client: object, name: str, run_id: str, forecasts: ForecastTables, **told: object) -> str:
