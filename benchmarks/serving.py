@@ -2,11 +2,14 @@
 
     python -m benchmarks.serving                        # all of it -> benchmarks/results/serving.json
     python -m benchmarks.serving --quick                # short runs, without the million items and the 200,000 requests
+    python -m benchmarks.serving --part growth          # one of forms, swaps, beside, million, growth; printed, not written
     python -m benchmarks.serving --train                # only train the model of 100,000 items, which the others do where it is not there
 
 Models: one with 100,000 items trained by the pipeline (benchmarks/serving_parameters.yaml; trained once, then reused), one with 1,000,000 items of the real
 shape (encoder of 64 numbers and 2 blocks exported by lightning_modules, a linear term over 4,096 popular items and 4,096 landmark users, season and habit
 networks) with random weights, and a small one for the long run that looks for growth of memory.
+The first also without its encoder, as the pipeline leaves a model where the encoder does not add.
+Before anything is timed the service gets 200 requests and five seconds: by then it has made the date ready that is asked for (serving/warming.py).
 Open loop: requests are sent at their planned times whether or not earlier ones came back, and latency counts from the planned time,
 so a stall is not hidden by waiting clients. Closed loop: as many clients as said, each asks again when answered.
 MLflow's scoring server and a LitServe wrapper serve the very bundle beside the service, in the same run; LitServe is installed into a folder of its own.
@@ -36,7 +39,7 @@ PARAMETERS = ROOT / "benchmarks" / "serving_parameters.yaml"
 WORK = ROOT / ".perennial" / "benchmarks" / "serving"
 CUTOFF = date(2025, 7, 1)
 WIDTH, BLOCKS, HISTORY, LANDMARKS, POOL = 64, 2, 64, 4_096, 4_096
-WARM_UP = 200
+WARM_UP, SETTLE = 200, 5  # requests, seconds
 WRITTEN_AFTER = 11  # seconds: impressions that wait to be written are memory too
 
 
@@ -346,6 +349,65 @@ def forms_of(bundle: Path, names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def warm_up(port: int, model: Model) -> None:
+    """What a service has behind it a few seconds after its start."""
+    asyncio.run(closed_loop(port, 8, WARM_UP, model.bodies(seed=1)))
+    time.sleep(SETTLE)
+
+
+def without_encoder(bundle: Path) -> Path:
+    """The bundle without its encoder, made once beside it: taste is the linear terms alone."""
+    from safetensors.numpy import load_file, save_file
+
+    from serving.bundle import FORECASTS, HABITS, HISTORIES, ITEM_CATALOGUE, ITEM_WEEKS, VOCABULARY, read_bundle, write_bundle
+
+    target = bundle.with_name(f"{bundle.name}-plain")
+    if (target / "bundle.json").is_file():
+        return target
+    found, networks = read_bundle(bundle, verify=False), bundle.with_name(f"{bundle.name}-plain-networks")
+    shutil.copytree(bundle / "networks", networks, ignore=shutil.ignore_patterns("encoder.onnx", "vectors.safetensors"), dirs_exist_ok=True)
+    tables = load_file(bundle / "networks" / "vectors.safetensors")
+    save_file({name: table for name, table in tables.items() if not name.startswith("taste_items")}, networks / "vectors.safetensors")
+    head = json.loads((networks / "head.json").read_text())
+    for of_list in head["lists"].values():
+        of_list["encoder_weight"] = 0.0
+    (networks / "head.json").write_text(json.dumps(head))
+    _leave_out_first_term(networks / "habit.onnx", len(head["habit_inputs"]) + len(head["season_inputs"]))
+    names = {"vocabulary": VOCABULARY, "item_catalogue": ITEM_CATALOGUE, "histories": HISTORIES, "habits": HABITS, "item_weeks": ITEM_WEEKS}
+    write_bundle(
+        target,
+        networks=networks,
+        **{argument: found.table(name) for argument, name in names.items()},
+        forecasts=found.table(FORECASTS) if found.has_table(FORECASTS) else None,
+        metadata=found.metadata,
+    )
+    return target
+
+
+def _leave_out_first_term(path: Path, at: int) -> None:
+    """The habit network without the input at `at`, the encoder's term: a zero is put in its place."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    given, wide = model.graph.input[0], "inputs_with_a_zero"
+    for node in model.graph.node:
+        node.input[:] = [wide if name == given.name else name for name in node.input]
+    constants = {"before": np.array([0, 0, 0, 1], np.int64), "start": np.array([0]), "end": np.array([at]), "last": np.array([2**31]), "axis": np.array([1])}
+    model.graph.initializer.extend(numpy_helper.from_array(values.astype(np.int64), name) for name, values in constants.items())
+    nodes = [
+        helper.make_node("Slice", [given.name, "start", "end", "axis"], ["own_and_season"]),
+        helper.make_node("Slice", [given.name, "end", "last", "axis"], ["terms"]),
+        helper.make_node("Pad", ["own_and_season", "before"], ["with_a_zero"]),
+        helper.make_node("Concat", ["with_a_zero", "terms"], [wide], axis=1),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    given.type.tensor_type.shape.dim[1].dim_value -= 1
+    onnx.save(model, path)
+
+
 def measure_form(rows: Rows, model: Model, form: str, bundle: Path, folder: Path, *, rate: float, goals: dict[str, str], quick: bool) -> None:
     """Latency at a rate, saturation with one and two workers, start and memory of one form of a model."""
     from serving.compression import size_bytes
@@ -360,7 +422,7 @@ def measure_form(rows: Rows, model: Model, form: str, bundle: Path, folder: Path
     port = free_port()
     with service(port, **settings) as (process, ready):
         rows.add(model.name, what, "seconds from start to ready, warm cache", round(ready, 2), goal="at most 5" if goals is GOALS_100K else "")
-        asyncio.run(closed_loop(port, 2, WARM_UP, model.bodies(seed=1)))
+        warm_up(port, model)
         rows.load(model.name, what, f"open loop {rate:g}/s", asyncio.run(open_loop(port, rate, seconds, model.bodies())), goals)
         sessions = asyncio.run(open_loop(port, rate, seconds, model.bodies(session_share=0.25, seed=2)))
         rows.load(model.name, what, f"open loop {rate:g}/s, a quarter with a running session", sessions)
@@ -371,7 +433,7 @@ def measure_form(rows: Rows, model: Model, form: str, bundle: Path, folder: Path
     if form == "int8":
         port = free_port()
         with service(port, workers=2, **settings) as (process, _):
-            asyncio.run(closed_loop(port, 8, WARM_UP, model.bodies(seed=1)))
+            warm_up(port, model)
             rows.load(model.name, what, "closed loop of 8, two workers", asyncio.run(closed_loop(port, 8, closed, model.bodies(seed=3))))
             rows.add(model.name, what, "resident MiB, two workers", memory_mib(process))
 
@@ -448,18 +510,25 @@ def measure_swaps(rows: Rows, model: Model, uri: str, folder: Path, *, num_reque
 
 
 def measure_growth(rows: Rows, folder: Path, *, num_requests: int) -> None:
-    """Resident memory while a small model answers very many requests, a quarter of them with a session."""
+    """Resident memory while a small model answers very many requests, one in twenty with a session: after a tenth, then after each quarter."""
     model = Model.of("random weights", write_model(folder, 2_000, 2_000, 30))
     port = free_port()
     with service(port, bundle=str(model.bundle), cache=str(folder / "cache"), log_folder=str(folder / "growth-log")) as (process, _):
-        asyncio.run(closed_loop(port, 8, num_requests // 10, model.bodies(seed=6)))
+        asyncio.run(closed_loop(port, 16, num_requests // 10, model.bodies(session_share=0.05, seed=6)))
         time.sleep(WRITTEN_AFTER)
-        before = memory_mib(process)
-        found = asyncio.run(closed_loop(port, 8, num_requests, model.bodies(session_share=0.05, seed=7)))
-        rows.load(model.name, "service", "closed loop of 8, long run", found, {"failed": "0"})
-        time.sleep(WRITTEN_AFTER)
-        rows.add(model.name, "service", "growth of resident MiB over the long run", round(memory_mib(process) - before, 1), n=num_requests, goal="none")
-        rows.add(model.name, "service", "resident MiB before the long run", before)
+        memory = [memory_mib(process)]
+        rows.add(model.name, "service", "resident MiB before the long run", memory[0])
+        bodies, failed, seconds = model.bodies(session_share=0.05, seed=7), 0.0, 0.0
+        for _ in range(4):
+            found = asyncio.run(closed_loop(port, 16, num_requests // 4, bodies))
+            failed, seconds = failed + found["failed"], seconds + found["requests"] / found["per_second"]
+            time.sleep(WRITTEN_AFTER)
+            memory.append(memory_mib(process))
+        done = num_requests // 4 * 4
+        rows.add(model.name, "service", "requests/s, closed loop of 16, long run", round(done / seconds, 1), n=done)
+        rows.add(model.name, "service", "failed, long run", failed, n=done, goal="0")
+        rows.add(model.name, "service", "growth of resident MiB over the long run", round(memory[-1] - memory[0], 1), n=done, goal="none")
+        rows.add(model.name, "service", "growth of resident MiB over its second half", round(memory[-1] - memory[2], 1), n=done // 2, goal="none")
 
 
 @contextmanager
@@ -530,7 +599,9 @@ def measure_beside_others(rows: Rows, model: Model, uri: str, bundle: Path, fold
             for name, (process, at, path, requests) in servers.items():
                 before = cpu_seconds(process)
                 found = asyncio.run(closed_loop(at, 8, at_once, requests(seed=turn + 10), path))
-                if turn >= 0:
+                if turn < 0:
+                    time.sleep(SETTLE)
+                else:
                     seconds[name] += found["requests"] / found["per_second"]
                     cpu[name] += cpu_seconds(process) - before
                     failed[name] += found["failed"]
@@ -573,6 +644,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short runs, without the million items and the 200,000 requests")
     parser.add_argument("--train", action="store_true", help="train the model of 100,000 items and stop")
+    parser.add_argument("--part", choices=("forms", "swaps", "beside", "million", "growth"), help="one part only; nothing is written")
     parser.add_argument("--bundle", type=Path, help="trained bundle of 100,000 items; default: the one the pipeline trains")
     given = parser.parse_args()
     os.environ.update(DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
@@ -587,20 +659,27 @@ def main() -> None:
         shutil.copytree(trained.bundle, copy)
     rows = Rows()
     rows.add("machine", "-", "load average before", round(os.getloadavg()[0], 2))
+    parts = (given.part,) if given.part else ("forms", "swaps", "beside", *(() if given.quick else ("million", "growth")))
     forms = forms_of(copy, ("int8",))
-    for form, bundle in forms.items():
-        measure_form(rows, trained, form, bundle, folder, rate=100, goals=GOALS_100K, quick=given.quick)
-    measure_overlap(rows, trained, forms)
-    uri = register(folder / "registry", list(forms.values()))
-    measure_swaps(rows, trained, uri, folder / "registry", num_requests=4_000 if given.quick else 20_000)
-    measure_beside_others(rows, trained, uri, forms["int8"], folder, quick=given.quick)
-    if not given.quick:
+    if "forms" in parts:
+        for form, bundle in {**forms, "int8 without an encoder": forms_of(without_encoder(copy), ("int8",))["int8"]}.items():
+            measure_form(rows, trained, form, bundle, folder, rate=100, goals=GOALS_100K, quick=given.quick)
+        measure_overlap(rows, trained, forms)
+    if "swaps" in parts or "beside" in parts:
+        uri = register(folder / "registry", list(forms.values()))
+        if "swaps" in parts:
+            measure_swaps(rows, trained, uri, folder / "registry", num_requests=4_000 if given.quick else 20_000)
+        if "beside" in parts:
+            measure_beside_others(rows, trained, uri, forms["int8"], folder, quick=given.quick)
+    if "million" in parts:
         million = Model.of("random weights", write_model(folder, 1_000_000, 10_000, 60))
-        large = forms_of(million.bundle, ("int8", "pq"))
-        for form, bundle in large.items():
-            measure_form(rows, million, form, bundle, folder, rate=30, goals=GOALS_1M, quick=False)
-        measure_growth(rows, folder, num_requests=200_000)
+        for form, bundle in forms_of(million.bundle, ("int8", "pq")).items():
+            measure_form(rows, million, form, bundle, folder, rate=30, goals=GOALS_1M, quick=given.quick)
+    if "growth" in parts:
+        measure_growth(rows, folder, num_requests=20_000 if given.quick else 200_000)
     rows.add("machine", "-", "load average after", round(os.getloadavg()[0], 2))
+    if given.part:
+        return
     write_results("serving_quick" if given.quick else "serving", command="python -m benchmarks.serving" + (" --quick" if given.quick else ""), rows=rows.rows)
 
 

@@ -81,7 +81,9 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             name=config.name,
             seed=config.seed,
         )
-        bundles = compress(fitted, validated, config.evaluation, config.registry.gates, config.fine_tuning.target_events, store)
+        bundles = compress(
+            fitted, validated, config.evaluation, config.registry.gates, config.fine_tuning.target_events, store, compute=config.compute, seed=config.seed
+        )
         champion = find_champion(bundles, config.registry, store)
         evaluation = evaluate(
             bundles,

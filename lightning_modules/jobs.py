@@ -3,6 +3,7 @@
 PretrainJob    walk through time, leave an encoder snapshot at each cut-off
 FineTuneJob    fit the taste + habit + season head for one or more origins and export their networks
 ForecastJob    train a forecasting network along time; it forecasts every series at each cut-off (forecasting_job.py)
+DistilJob      train a narrow encoder on the queries of a bundle's own one (distillation_job.py)
 
 A job says nothing of machines: the same job on one process or on eight ends in the same model, so its digest is that of the work.
 `TrainingRequest` joins it with the machines; it is what `job.json` holds.
@@ -28,6 +29,7 @@ from contracts.sections.training import (
     check_adaptation,
     check_objective,
 )
+from lightning_modules.distillation_job import DistilJob
 from lightning_modules.forecasting_job import ForecastJob
 
 ListName = Literal["again", "discover"]
@@ -192,7 +194,7 @@ class FineTuneJob(Job):
         return cls.model_validate({**section, **given})
 
 
-AnyJob = Annotated[PretrainJob | FineTuneJob | ForecastJob, Field(discriminator="stage")]
+AnyJob = Annotated[PretrainJob | FineTuneJob | ForecastJob | DistilJob, Field(discriminator="stage")]
 
 
 class TrainingRequest(BaseModel):

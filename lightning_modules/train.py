@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from contracts.artifacts import JobResult
 from contracts.sections.training import ComputeConfig
+from lightning_modules.distillation import distil
 from lightning_modules.fine_tuning import fine_tune
 from lightning_modules.forecasting import forecast
 from lightning_modules.jobs import TrainingRequest
@@ -24,7 +25,7 @@ from lightning_modules.trainers import process_rank
 RESULT = "result.json"
 
 Stage = Callable[[Any, ComputeConfig, Path], JobResult]
-STAGES: dict[str, Stage] = {"pretrain": pretrain, "fine_tune": fine_tune, "forecast": forecast}
+STAGES: dict[str, Stage] = {"pretrain": pretrain, "fine_tune": fine_tune, "forecast": forecast, "distil": distil}
 
 
 def run(path: Path) -> JobResult:

@@ -23,7 +23,12 @@ from serving.bundle import FORECASTS, HABITS, HISTORIES, ITEM_CATALOGUE, ITEM_WE
 from serving.item_tables import CENTROIDS_SUFFIX, SCALE_SUFFIX, compact, quantise
 
 FORM: Final = "item_tables"
-FORMS: Final = {"int8": "taste int8, linear float16, encoder items int8", "pq": "taste 16 bytes an item, linear float16, encoder items int8"}
+DISTILLED: Final = "distilled"
+FORMS: Final = {
+    "int8": "taste int8, linear float16, encoder items int8",
+    "pq": "taste 16 bytes an item, linear float16, encoder items int8",
+    DISTILLED: "taste int8, linear float16, a narrow encoder trained on the full one's queries, its items int8",
+}
 LARGE_CATALOGUE: Final = 1_000_000
 MAX_LOSS: Final = 0.01
 LEAST_ROWS: Final = 256
@@ -41,7 +46,7 @@ class Form:
 
 def forms_for(num_items: int) -> tuple[str, ...]:
     """Forms worth trying for a catalogue: product quantisation only where the item table is what weighs."""
-    return tuple(FORMS) if num_items >= LARGE_CATALOGUE else ("int8",)
+    return ("int8", "pq") if num_items >= LARGE_CATALOGUE else ("int8",)
 
 
 def choose_form(forms: Sequence[Form], *, max_loss: float = MAX_LOSS) -> Form:
@@ -51,20 +56,22 @@ def choose_form(forms: Sequence[Form], *, max_loss: float = MAX_LOSS) -> Form:
     return min(good, key=lambda form: form.size_bytes)
 
 
-def compress_bundle(folder: Path, target: Path, *, form: str = "int8") -> BundleRef:
-    """Write a copy of a bundle in one of the `FORMS` to `target`; its notes say which.
+def compress_bundle(folder: Path, target: Path, *, form: str = "int8", encoder: Path | None = None) -> BundleRef:
+    """Write a copy of a bundle in one of the `FORMS` to `target`; its notes say which. `encoder`: the graph of the distilled form.
 
-    Raises BundleError where `folder` is no bundle, ValueError for an unknown form.
+    Raises BundleError where `folder` is no bundle, ValueError for an unknown form or a distilled one without its encoder.
     """
     if form not in FORMS:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, found {form!r}")
+    if (form == DISTILLED) != (encoder is not None):
+        raise ValueError(f"encoder: expected the student's graph for the form {DISTILLED} and for no other, found {encoder} for {form}")
     bundle = read_bundle(folder)
     with tempfile.TemporaryDirectory(dir=target.parent) as draft:
         networks = Path(draft) / NETWORKS
         networks.mkdir()
         for path in (bundle.folder / NETWORKS).iterdir():
             if path.name == "encoder.onnx":
-                onnx.save(_with_small_tables(onnx.load(path)), networks / path.name)
+                onnx.save(_with_small_tables(onnx.load(encoder or path)), networks / path.name)
             elif path.suffix != ".safetensors":
                 (networks / path.name).write_bytes(path.read_bytes())
         save_file(_compacted(load_file(bundle.network("vectors.safetensors")), form), networks / "vectors.safetensors")
@@ -100,7 +107,7 @@ def _compacted(tables: Mapping[str, NDArray[Any]], form: str) -> dict[str, NDArr
     found: dict[str, NDArray[Any]] = {}
     for name, table in tables.items():
         if name == "taste_items":
-            suffix, smaller = (SCALE_SUFFIX, compact) if form == "int8" else (CENTROIDS_SUFFIX, quantise)
+            suffix, smaller = (CENTROIDS_SUFFIX, quantise) if form == "pq" else (SCALE_SUFFIX, compact)
             found[name], found[name + suffix] = smaller(table.astype(np.float32))
         elif name.startswith("linear_") and name.endswith("_out"):
             found[name] = table.astype(np.float16)

@@ -56,6 +56,9 @@ class GateConfig(Section):
     max_form_loss: Annotated[
         float | None, Field(ge=0, le=1, description="The smallest form of the model that loses at most this share of NDCG@10 is taken; none: full precision.")
     ] = 0.01
+    distil: Annotated[
+        bool, Field(description="Where taste has an encoder, also try a narrow one trained on its queries as a smaller form; costs a training for each origin.")
+    ] = True
 
 
 class RegistryConfig(Section):

@@ -15,7 +15,7 @@ from serving.compression import Form, _with_small_tables, choose_form, compress_
 from serving.item_tables import QuantisedTable, quantise
 from serving.recommender import Recommender
 from tests.serving.hand_made import encoder_graph
-from tests.serving.small_shop import USERS
+from tests.serving.small_shop import NUM_ITEMS, USERS
 
 DAY = date(2024, 12, 5)
 
@@ -50,8 +50,21 @@ def test_the_compressed_bundle_says_what_it_is(shop_bundle: Path, compressed: Re
 
 
 def test_an_unknown_form_is_refused(shop_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="form: expected one of int8, pq, found 'int2'"):
+    with pytest.raises(ValueError, match="form: expected one of int8, pq, distilled, found 'int2'"):
         compress_bundle(shop_bundle, tmp_path / "bundle", form="int2")
+
+
+def test_a_distilled_form_has_the_students_encoder_with_small_tables(shop: Recommender, shop_bundle: Path, tmp_path: Path) -> None:
+    vectors = np.zeros((NUM_ITEMS + 1, 6), np.float32)
+    encoder_graph(tmp_path / "student.onnx", vectors, lead_weight=0.0)  # a student that says nothing: without its taste other lists
+    compress_bundle(shop_bundle, tmp_path / "bundle", form="distilled", encoder=tmp_path / "student.onnx")
+    found = Recommender.load(tmp_path / "bundle")
+    assert "narrow encoder" in found.bundle.metadata.notes["item_tables"]
+    ask = Ask(DAY, "u03", list_name="discover", k=5)
+    assert answer_all(found, [ask])[0].item_ids != answer_all(shop, [ask])[0].item_ids
+    for form, encoder in (("distilled", None), ("int8", tmp_path / "student.onnx")):
+        with pytest.raises(ValueError, match="expected the student's graph for the form distilled and for no other"):
+            compress_bundle(shop_bundle, tmp_path / "other", form=form, encoder=encoder)
 
 
 def test_product_quantised_vectors_of_a_small_shop_are_exact(shop: Recommender, shop_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
