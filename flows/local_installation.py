@@ -125,12 +125,14 @@ class Installation(BaseModel):
 
 
 def start(installation: Installation, tell: Callable[[str], None] = print) -> None:
-    """Start what does not run yet, each after what it needs answers. Raises PipelineError with the end of a service's log where it does not come up."""
+    """Start what does not run yet, each after what it needs. Raises PipelineError with the end of a service's log where it does not come up."""
     _start_postgres(installation)
     tell(f"PostgreSQL  {LOOPBACK}:{installation.ports.postgres}")
-    _start(installation, "prefect", _prefect_command(installation), _prefect_environment(installation), f"{installation.prefect_api_url}/health")
+    _launch(installation, "prefect", _prefect_command(installation), _prefect_environment(installation))
+    _launch(installation, "mlflow", _mlflow_command(installation), _mlflow_environment(installation))  # meanwhile: each takes seconds to load
+    _wait_for(installation, "prefect", f"{installation.prefect_api_url}/health")
     tell(f"Prefect     http://{LOOPBACK}:{installation.ports.prefect}")
-    _start(installation, "mlflow", _mlflow_command(installation), _mlflow_environment(installation), f"{installation.mlflow_url}/health")
+    _wait_for(installation, "mlflow", f"{installation.mlflow_url}/health")
     tell(f"MLflow      {installation.mlflow_url}   user {ADMIN}, password in {installation.folder / 'installation.json'}")
     bridge = [sys.executable, "-m", "serving.webhook_bridge", "--host", LOOPBACK, "--port", str(installation.ports.bridge)]
     environment = {
@@ -139,12 +141,13 @@ def start(installation: Installation, tell: Callable[[str], None] = print) -> No
         "PERENNIAL_DELIVERIES": str(installation.folder / "deliveries.sqlite"),
         "PYTHONPATH": str(CODE_ROOT),
     }
-    _start(installation, "bridge", bridge, environment, f"http://{LOOPBACK}:{installation.ports.bridge}/healthz")
+    _launch(installation, "bridge", bridge, environment)
+    _wait_for(installation, "bridge", f"http://{LOOPBACK}:{installation.ports.bridge}/healthz")
     _tell_mlflow_of_the_bridge(installation)
     tell(f"bridge      {installation.bridge_url}")
     make_work_pool(installation.client_environment(), WORK_POOL)
     worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", "perennial-local"]
-    _start(installation, "worker", worker, {**installation.client_environment(), "PREFECT_WORKER_QUERY_SECONDS": "3"}, None)
+    _launch(installation, "worker", worker, {**installation.client_environment(), "PREFECT_WORKER_QUERY_SECONDS": "3"})
     tell(f"worker      pool {WORK_POOL}")
 
 
@@ -323,27 +326,32 @@ def _answers(port: int) -> bool:
 # ---- processes ---------------------------------------------------------------------------------------------------------
 
 
-def _start(installation: Installation, name: str, command: list[str], environment: Mapping[str, str], health: str | None) -> None:
-    """Start a service in a session of its own and wait until it answers; one that runs is left alone."""
+def _launch(installation: Installation, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+    """Start a service in a session of its own; one that runs is left alone."""
     record = installation.folder / "services" / f"{name}.json"
-    if _process_of(record) is None:
-        log = record.with_suffix(".log")
-        base = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "PERENNIAL_"))}
-        kept = {key: value for key, value in os.environ.items() if key.startswith("PERENNIAL_") and name == "worker"}  # keys and folders of the user's data
-        with log.open("ab") as stream:
-            child = subprocess.Popen(
-                command,
-                env={**base, **kept, **environment},
-                stdout=stream,
-                stderr=stream,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd=installation.folder,
-            )
-        child.returncode = 0  # it outlives this process; its end is seen by its id
-        record.write_text(json.dumps({"pid": child.pid, "started": _started(child.pid)}), encoding="utf-8")
+    if _process_of(record) is not None:
+        return
+    base = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "PERENNIAL_"))}
+    kept = {key: value for key, value in os.environ.items() if key.startswith("PERENNIAL_") and name == "worker"}  # keys and folders of the user's data
+    with record.with_suffix(".log").open("ab") as stream:
+        child = subprocess.Popen(
+            command,
+            env={**base, **kept, **environment},
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=installation.folder,
+        )
+    child.returncode = 0  # it outlives this process; its end is seen by its id
+    record.write_text(json.dumps({"pid": child.pid, "started": _started(child.pid)}), encoding="utf-8")
+
+
+def _wait_for(installation: Installation, name: str, health: str) -> None:
+    """Wait until a service answers. Raises PipelineError with the end of its log where it ends or does not come up."""
+    record = installation.folder / "services" / f"{name}.json"
     deadline = time.monotonic() + SECONDS_TO_START
-    while not (health is None or _is_healthy(health)):
+    while not _is_healthy(health):
         if _process_of(record) is None or time.monotonic() > deadline:
             lines = record.with_suffix(".log").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
             raise PipelineError(f"{name} did not come up at {health}. End of its log:\n" + "\n".join(lines))

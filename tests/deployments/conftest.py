@@ -54,6 +54,11 @@ class Running:
         final = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
         return str(wait_for(lambda: (found := self.prefect("GET", f"flow_runs/{flow_run}"))["state_type"] in final and found, seconds)["state_type"])
 
+    def errors_of(self, flow_run: str) -> str:
+        """What a run logged as errors, for the message of a test that did not expect any."""
+        found = self.prefect("POST", "logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run]}, "level": {"ge_": 40}}})
+        return "\n".join(log["message"][-2_000:] for log in found)
+
     def steps(self, flow_run: str) -> dict[str, str]:
         found = self.prefect("POST", "task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
         return {step["name"].rsplit("-", 1)[0]: step["state_name"] for step in found}

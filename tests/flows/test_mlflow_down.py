@@ -35,18 +35,18 @@ class Saboteur(threading.Thread):
             if not passes(happened):
                 return
             self.server.kill()
-            if not passes(lambda step=step, before=before: waiting(step) > before):
+            if not passes(lambda step=step, before=before: waiting(step) > before, every=0.5):
                 return
             self.server.start()
             self.done.append(step)
 
 
-def passes(happened: Callable[[], bool]) -> bool:
+def passes(happened: Callable[[], bool], *, every: float = 0.05) -> bool:
     deadline = time.monotonic() + SECONDS_TO_HAPPEN
     while not happened():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(every)
     return True
 
 
