@@ -16,7 +16,7 @@ CASES = int(os.environ.get("SERVING_FUZZ_CASES", "40"))
 
 
 def fuzz(client: TestClient, operation: APIOperation, mode: GenerationMode, seen: Counter[int]) -> None:
-    @settings(max_examples=CASES, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=CASES, derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def answers(case: Case) -> None:
         sent = case.as_transport_kwargs(base_url="http://testserver")
