@@ -48,6 +48,7 @@ def test_nothing_is_left_behind(tmp_path: Path, number: signal.Signals, started:
     parameters.write_text(TINY.read_text(encoding="utf-8") + f"\nstorage_root: {tmp_path / 'stores'}\n", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     command = [sys.executable, "-m", "flows.command_line", "run", str(parameters)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background with Ctrl-C ignored, and children inherit that
     run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     below: dict[int, str] = {}
     try:

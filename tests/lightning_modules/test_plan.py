@@ -103,7 +103,6 @@ def test_sharing_divides_what_rests_and_gathers_what_is_computed_with() -> None:
     assert fsdp2.item_table == pytest.approx(16 * 3_000 * 32 / 4, rel=0.01)
     assert 0 < fsdp2.gathered <= 2 * one.weights
     assert ddp.activations < 0.6 * one.activations  # each computes its share of the batch
-    assert one.step_seconds < 1.5 * ddp.step_seconds
     assert (one.steps, ddp.steps) == (fsdp2.steps, fsdp2.steps)
 
 
@@ -121,7 +120,6 @@ def test_computing_blocks_twice_saves_memory_of_every_encoder(kind: str) -> None
         for is_on in (False, True)
     )
     assert computed.activations < (0.95 if kind == "rnn" else 0.8) * kept.activations
-    assert computed.step_seconds > kept.step_seconds
 
 
 @pytest.mark.parametrize(("epochs", "events_of_a_user", "num_cutoffs"), [(1.0, 5, 2), (1.0, 120, 1), (3.0, 20, 6), (0.3, 20, 12)])
