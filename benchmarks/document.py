@@ -4,6 +4,7 @@ No figure of these documents is typed by hand; `--check` fails where they differ
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ def quality(results: Results) -> str:
     for dataset, list_name in dict.fromkeys((row["dataset"], row["list"]) for row in rows):
         here = [row for row in rows if (row["dataset"], row["list"]) == (dataset, list_name)]
         leads = sorted({row["lead_days"] for row in here})
-        models = sorted({row["model"] for row in here}, key=lambda model: -mean([row["value"] for row in here if row["model"] == model]))
+        models = sorted({row["model"] for row in here}, key=lambda model: (-mean([row["value"] for row in here if row["model"] == model]), model))
         lines = [f"**{dataset}, {list_name}**, NDCG@10 [95 % interval]; gain of perennial over each in per cent [95 % interval]", ""]
         lines += ["| model | " + " | ".join(f"lead {lead} | gain" for lead in leads) + " |", "|---|" + "---|---|" * len(leads)]
         for model in models:
@@ -156,6 +157,8 @@ def percent(rows: Sequence[Results]) -> str:
     if not rows:
         return ""
     low, high = min(row["relative_low"] for row in rows), max(row["relative_high"] for row in rows)
+    if not math.isfinite(100 * low):
+        return "beyond measure"  # the other found nothing at all
     return f"{100 * mean([row['relative'] for row in rows]):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 

@@ -16,17 +16,16 @@ def write_results(name: str, *, command: str, rows: Sequence[Mapping[str, object
     """Write benchmarks/results/NAME.json, replacing what stood there."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    content = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_sha": git_sha(),
-        "machine": describe_machine(),
-        "command": command,
-        "rows": list(rows),
-    }
     aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
+    aside.write_text(results_text(rows, command=command), encoding="utf-8")
     aside.replace(path)
     return path
+
+
+def results_text(rows: Sequence[Mapping[str, object]], **about: str) -> str:
+    """Rows as JSON, one a line, under when, where and by what code they were measured."""
+    head = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "git_sha": git_sha(), "machine": describe_machine(), **about}
+    return f'{json.dumps(head)[:-1]}, "rows": [\n' + ",\n".join(map(json.dumps, rows)) + "\n]}\n"
 
 
 def describe_machine() -> str:

@@ -9,10 +9,9 @@ import argparse
 import json
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
+from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from contracts.config import PipelineConfig
 from flows.local_environment import use_local_stores
 from tasks.store import reuse_digest
@@ -69,6 +68,7 @@ def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
     rows += [
         {**comparison.model_dump(), "dataset": config.name, "metric": f"gain of {comparison.metric}", "seed": config.seed, "origin": "all"}
         for comparison in result.comparisons
+        if comparison.metric == result.main_metric
     ]
     rows += [
         {
@@ -84,12 +84,15 @@ def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
         }
         for lift in result.season_lifts
     ]
+    rows = [short(row) for row in rows]
     cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(
-        json.dumps({"date": datetime.now(UTC).isoformat(timespec="seconds"), "git_sha": git_sha(), "machine": describe_machine(), "rows": rows}, indent=0),
-        encoding="utf-8",
-    )
+    cell.write_text(results_text(rows), encoding="utf-8")
     return rows
+
+
+def short(row: dict[str, object]) -> dict[str, object]:
+    """A row without what it has not (all leads stay null), numbers to six digits: cells are committed."""
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items() if value is not None or name == "lead_days"}
 
 
 if __name__ == "__main__":
