@@ -24,7 +24,7 @@ from expectations.validation import validate_table
 from serving.bundle import bundle_ref, read_bundle
 from serving.recommender import Recommender
 from tasks.progress import Progress, progress_of
-from tasks.registry import CHAMPION, bundle_of_version, connect, version_at
+from tasks.registry import CHAMPION, bundle_of_version, connect, registry_faults, version_at
 from tasks.reuse import SCORER, reusable, run_each_time
 from tasks.store import Store, read_table, write_table, write_text
 
@@ -130,7 +130,8 @@ def evaluate_registered(
     Raises NotEnoughHistoryError where the data hold no whole window after the version's cut-off.
     """
     client = connect(registry, store.storage_root)
-    found = version_at(client, registry.model_name, version) if not version.isdigit() else client.get_model_version(registry.model_name, version)
+    with registry_faults():
+        found = version_at(client, registry.model_name, version) if not version.isdigit() else client.get_model_version(registry.model_name, version)
     if found is None:
         raise BundleError(f"{registry.model_name}: no version at {version!r}. Give a version number or one of the aliases champion, challenger.")
     numbers = dict.fromkeys((str(found.version), found.tags.get("evaluated_version", str(found.version))))
