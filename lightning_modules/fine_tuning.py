@@ -47,6 +47,8 @@ WARM_UP = 0.1
 ENCODER_WEIGHT = {"again": 0.02, "discover": 0.2}
 FIRST_LINEAR_WEIGHT = {"again": 0.5, "discover": 0.5}
 OTHER_LINEAR_WEIGHT = {"again": 0.02, "discover": 0.5}
+Share = tuple[float, float]  # of the stage: where it begins and ends, 0 to 1
+
 CALENDAR_INPUTS = ("season_sin_1", "season_cos_1", "season_sin_2", "season_cos_2")
 
 
@@ -108,9 +110,11 @@ class SampleWalk:
 class FineTuning(lightning.LightningModule):
     """Loss and optimiser of the head."""
 
-    def __init__(self, head: Head, job: FineTuneJob, samples: list[SampleData], label: str = "", adaptation: Adaptation | None = None) -> None:
+    def __init__(
+        self, head: Head, job: FineTuneJob, samples: list[SampleData], label: str = "", adaptation: Adaptation | None = None, share: Share = (0.0, 1.0)
+    ) -> None:
         super().__init__()
-        self.head, self.job, self.samples, self.label, self.adaptation = head, job, samples, label, adaptation
+        self.head, self.job, self.samples, self.label, self.adaptation, self.share = head, job, samples, label, adaptation, share
         self.start = [value.detach().clone() for value in head.anchored()]
 
     def training_step(self, batch: UserBatch, batch_idx: int) -> Tensor:
@@ -140,8 +144,9 @@ class FineTuning(lightning.LightningModule):
         return optimizer
 
     def progress(self, batch: UserBatch) -> tuple[float, str, float]:
-        """Fraction of this head's walk."""
-        return batch.fraction, f"{self.label},", 0.0
+        """Fraction of the whole stage: this head's walk within its share."""
+        low, high = self.share
+        return low + (high - low) * batch.fraction, f"{self.label},", 0.0
 
 
 class NewestCutoff(lightning.Callback):
@@ -345,7 +350,8 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
     metrics: dict[str, float] = {}
     world_size = 1
     for number, cutoff in enumerate(cutoffs):
-        say("fine_tune", 0.0, f"cut-off {number + 1} of {len(cutoffs)} ({cutoff})")
+        share = _part((0.0, 1.0), number, len(cutoffs))
+        say("fine_tune", share[0], f"cut-off {number + 1} of {len(cutoffs)} ({cutoff})")
         known, found = _at_cutoff(job, log, cutoff, terms)
         samples += found
         if cutoff not in job.origins:
@@ -353,14 +359,14 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
         usable = [sample for sample in samples if sample.window_end <= cutoff]
         if not usable:
             raise _no_sample(samples, cutoff)
-        if may_leave_out and (gain := _encoder_gain(job, log, usable, compute, folder)) is not None:
-            may_leave_out = False
+        if may_leave_out and (gain := _encoder_gain(job, log, usable, compute, folder, _part(share, 0, 2))) is not None:
+            may_leave_out, share = False, _part(share, 1, 2)
             metrics |= {"encoder_gain": gain.mean, "encoder_gain_low": gain.low, "encoder_used": float(gain.low > 0)}
             if gain.low <= 0:  # the cut-offs to come are not encoded any more
                 job = job.model_copy(update={"pretraining": None})
                 known = replace(known, taste=None, item_vectors=None)
                 samples, usable = _without_encoder(samples), _without_encoder(usable)
-        figures, world_size = _fit_and_export(job, log, usable, known, compute, folder / cutoff.isoformat())
+        figures, world_size = _fit_and_export(job, log, usable, known, compute, folder / cutoff.isoformat(), share)
         metrics |= {f"{name}_{cutoff}": value for name, value in figures.items()}
     shutil.rmtree(terms, ignore_errors=True)
     say("fine_tune", 1.0, f"{len(job.origins)} heads")
@@ -392,7 +398,7 @@ def _no_sample(samples: list[SampleData], origin: date) -> NotEnoughHistoryError
 
 
 def _fit_and_export(
-    job: FineTuneJob, log: EventLog, samples: list[SampleData], known: Known, compute: ComputeConfig, place: Path
+    job: FineTuneJob, log: EventLog, samples: list[SampleData], known: Known, compute: ComputeConfig, place: Path, share: Share
 ) -> tuple[dict[str, float], int]:
     """The heads of one origin, fitted and exported to `place/networks`: figures of the last, and the number of processes."""
     figures: dict[str, float] = {}
@@ -400,7 +406,10 @@ def _fit_and_export(
     number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
     for seed in range(job.num_seeds):
         label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({known.cutoff})"
-        head, adaptation, figures, world_size = _fit(job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused)
+        part = _part(share, seed, job.num_seeds)
+        head, adaptation, figures, world_size = _fit(
+            job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, share=part
+        )
         heads.append(head)
         if adaptation and known.taste:
             known = replace(known, taste=AdaptedTaste(known.taste, adaptation))
@@ -409,16 +418,17 @@ def _fit_and_export(
     return figures, world_size
 
 
-def _encoder_gain(job: FineTuneJob, log: EventLog, usable: list[SampleData], compute: ComputeConfig, folder: Path) -> Gain | None:
+def _encoder_gain(job: FineTuneJob, log: EventLog, usable: list[SampleData], compute: ComputeConfig, folder: Path, share: Share) -> Gain | None:
     """What the encoder adds on held-out users, judged once before the first origin: it has to earn its place; None where nothing is held out."""
     origin = min(job.origins)
     figures = []
-    for label, tried in (("with encoder", usable), ("without encoder", _without_encoder(usable))):
+    for number, (label, tried) in enumerate((("with encoder", usable), ("without encoder", _without_encoder(usable)))):
         _, newest, held_out = _split(tried, job.seed)
         if len(held_out) < 2:
             return None
         place = folder / "encoder" / label.split()[0]
-        head, adaptation, _, _ = _fit(job, tried, compute, place, seed=job.seed, label=label, unused=_unused_inputs(log, origin.toordinal()))
+        unused, part = _unused_inputs(log, origin.toordinal()), _part(share, number, 2)
+        head, adaptation, _, _ = _fit(job, tried, compute, place, seed=job.seed, label=label, unused=unused, share=part)
         figures.append(ndcg(head, job, adaptation.applied(newest, held_out) if adaptation else newest, held_out))
     return paired_gain(*figures)
 
@@ -429,8 +439,22 @@ def _without_encoder(samples: list[SampleData]) -> list[SampleData]:
     return [replace(s, queries=s.queries[:, :0], taste_items=nothing, pair_taste=s.pair_taste[:, 1:], histories=None) for s in samples]
 
 
+def _part(share: Share, number: int, of: int) -> Share:
+    """One of several equal parts of a share of the stage."""
+    low, high = share
+    return low + (high - low) * number / of, low + (high - low) * (number + 1) / of
+
+
 def _fit(
-    job: FineTuneJob, samples: list[SampleData], compute: ComputeConfig, folder: Path, *, seed: int, label: str, unused: tuple[str, ...]
+    job: FineTuneJob,
+    samples: list[SampleData],
+    compute: ComputeConfig,
+    folder: Path,
+    *,
+    seed: int,
+    label: str,
+    unused: tuple[str, ...],
+    share: Share = (0.0, 1.0),
 ) -> tuple[Head, Adaptation | None, dict[str, float], int]:
     """One head, and what it changes of the encoder: trained on all samples but some users of the newest, which say when to stop."""
     lightning.seed_everything(seed, verbose=False)
@@ -438,7 +462,7 @@ def _fit(
     walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
     histories = samples[0].histories
     adaptation = Adaptation(histories.taste, weights=job.adaptation, layer=job.adaptation_layer, rank=job.lora_rank) if histories else None
-    module = FineTuning(_new_head(job, samples, unused), job, samples, label, adaptation)
+    module = FineTuning(_new_head(job, samples, unused), job, samples, label, adaptation, share)
     check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
         compute, folder, [ProgressLines("fine_tune"), check, Checkpoints(folder, compute.checkpoint_every_steps)], gradient_clip=job.optimizer.gradient_clip

@@ -206,6 +206,16 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
     assert sum(math.log(value + 1e-6) for value in after.values()) > sum(math.log(value + 1e-6) for value in before.values())
 
 
+def test_progress_is_of_the_whole_stage_and_never_goes_back(
+    fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    fine_tune(fine_tune_job.model_copy(update={"epochs": 1, "num_seeds": 2}), compute, tmp_path)
+    told = [float(line.split()[2]) for line in capfd.readouterr().out.splitlines() if line.startswith("progress fine_tune")]
+    assert len(told) > len(fine_tune_job.origins) + 2
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
 def test_calendar_harmonics_wait_for_two_years_of_data(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:
     log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
     first = date(1970, 1, 1) + timedelta(days=log.first_day())
