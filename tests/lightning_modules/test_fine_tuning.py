@@ -207,8 +207,9 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
 
 
 def test_progress_is_of_the_whole_stage_and_never_goes_back(
-    fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+    fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "SECONDS_BETWEEN_LINES", 0.0)
     fine_tune(fine_tune_job.model_copy(update={"epochs": 1, "num_seeds": 2}), compute, tmp_path)
     told = [float(line.split()[2]) for line in capfd.readouterr().out.splitlines() if line.startswith("progress fine_tune")]
     assert len(set(told)) > 2 * len(fine_tune_job.origins) * 2, "each head tells of its steps"
