@@ -64,6 +64,8 @@ def use_local_stores(storage_root: str, *, verbose: bool = False) -> None:
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # a bar for every file copied would stand among those of the steps
+        "MLFLOW_LOGGING_LEVEL": "INFO" if verbose else "WARNING",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 2)),
     }.items():
