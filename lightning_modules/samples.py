@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,9 @@ from lightning_modules.jobs import FineTuneJob, Sample
 from lightning_modules.linear_items import LinearItems, decayed, distinct_history, fit_exact, fit_low_rank
 from lightning_modules.pretraining import read_snapshot
 from lightning_modules.taste import Taste
+
+if TYPE_CHECKING:
+    from lightning_modules.adaptation import Histories
 
 POPULARITY_HALF_LIFE_DAYS = 60.0
 EVENTS_AT_ONCE = 32_768
@@ -104,7 +107,7 @@ class SampleData:
     linear: PoolTaste
     linear_rows: np.ndarray
     log_floors: Tensor
-    histories: Any = None
+    histories: "Histories | None" = None
 
     @property
     def num_users(self) -> int:
