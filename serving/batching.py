@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from serving.answers import Ask, RankedList, answer_all
 from serving.recommender import Recommender
 
+LINGER_SECONDS: Final = 0.004  # about what a client needs to ask again
+COMPANY: Final = 8  # a pass of more gains little by waiting
+PASSES_ALONE: Final = 64  # passes that do not wait after one that waited in vain
 Result = TypeVar("Result")
 
 
@@ -34,6 +37,7 @@ class Scorer:
         self._max_waiting, self._max_together = max_waiting, max_together
         self._waiting: list[_Waiting] = []
         self._is_running = False
+        self._company, self._wanted, self._ended, self._alone = asyncio.Event(), 1, 0.0, 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
     @property
@@ -47,6 +51,8 @@ class Scorer:
             raise OverloadedError("too many requests are waiting")
         waiting = _Waiting(ask, model, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        if len(self._waiting) >= self._wanted:
+            self._company.set()
         if not self._is_running:
             self._is_running = True
             self._run_task = asyncio.create_task(self._run())
@@ -73,13 +79,33 @@ class Scorer:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # requests that have arrived already are read first, and scored in this pass
+                await self._wait_for_company()
                 model = self._waiting[0].model
                 together = [waiting for waiting in self._waiting if waiting.model is model][: self._max_together]
                 self._waiting = [waiting for waiting in self._waiting if waiting not in together]
                 await self._pass(model, together)
+                self._wanted = min(len(together) + len(self._waiting), COMPANY, self._max_together)
+                self._ended = asyncio.get_running_loop().time()
         finally:
             self._is_running = False
+
+    async def _wait_for_company(self) -> None:
+        """Requests that have arrived already are read first, and scored in this pass; those just answered are given a moment to ask again.
+
+        Where they did not, the next passes do not wait: requests that come by themselves are not held up for company.
+        """
+        await asyncio.sleep(0)
+        left = self._ended + LINGER_SECONDS - asyncio.get_running_loop().time()
+        if left <= 0 or len(self._waiting) >= self._wanted:
+            return
+        if self._alone:
+            self._alone -= 1
+            return
+        self._company.clear()
+        try:
+            await asyncio.wait_for(self._company.wait(), left)
+        except TimeoutError:
+            self._alone = PASSES_ALONE
 
     async def _pass(self, model: Recommender, together: Sequence[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
