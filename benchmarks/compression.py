@@ -1,0 +1,94 @@
+"""Smaller forms of a trained model beside the full one: `python -m benchmarks.compression`.
+
+Complete Journey, its newest origin, the encoder always in taste; the step `compress` makes int8, product-quantised and distilled forms and measures
+them, as in any other run. Writes benchmarks/results/compression.json: size, median time of a request, NDCG@10 of each list, and what each form loses
+against the full model.
+The steps before are those of any other run over the same storage, and are made once.
+"""
+
+import argparse
+
+from prefect import flow
+
+from benchmarks.machine import ROOT, write_results
+from benchmarks.recommender import parameters_of
+from contracts.artifacts import Bundles
+from contracts.config import PipelineConfig
+from flows.first_steps import checked_data, fine_tuning_inputs
+from flows.local_environment import use_local_stores
+from tasks.compress import FULL, NUM_USERS, compress
+from tasks.fine_tune import fine_tune
+from tasks.store import store_of
+
+DATASET = "complete_journey"
+NAMES = {"size_mb": "size MB", "latency_ms": "ms a request"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    config = with_every_form(parameters_of(DATASET, parser.parse_args().storage, quick=True))
+    use_local_stores(config.storage_root)
+    print(write_results("compression", command="python -m benchmarks.compression", rows=rows_of(fitted_forms(config).metrics, config)))
+
+
+def with_every_form(config: PipelineConfig) -> PipelineConfig:
+    """Parameters with the encoder kept in taste and a distilled form beside the others."""
+    gates = config.registry.gates.model_copy(update={"distil": True})
+    return config.model_copy(
+        update={
+            "fine_tuning": config.fine_tuning.model_copy(update={"use_encoder": "always"}),
+            "evaluation": config.evaluation.model_copy(update={"baselines": (), "season_lift": False, "slices": False, "tune_until": None}),
+            "registry": config.registry.model_copy(update={"gates": gates}),
+        }
+    )
+
+
+@flow(name="fitted-forms")
+def fitted_forms(config: PipelineConfig) -> Bundles:
+    """The path up to step `compress`."""
+    store = store_of(config)
+    validated = checked_data(config, store)[1]
+    features, forecasts, season, snapshots = fine_tuning_inputs(config, validated, store)
+    fitted = fine_tune(
+        features,
+        season,
+        snapshots,
+        forecasts,
+        config.fine_tuning,
+        config.features,
+        config.evaluation,
+        config.compute,
+        store,
+        name=config.name,
+        seed=config.seed,
+    )
+    targets = config.fine_tuning.target_events
+    return compress(fitted, validated, config.evaluation, config.registry.gates, targets, store, compute=config.compute, seed=config.seed)
+
+
+def rows_of(metrics: dict[str, float], config: PipelineConfig) -> list[dict[str, object]]:
+    """A row per form and figure, and per form and list what it loses against the full model, as a share of the full model's NDCG@10."""
+    forms: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if name.startswith("form."):
+            _, form, figure = name.split(".", 2)
+            forms.setdefault(form, {})[figure] = value
+    common = {"dataset": DATASET, "lead_days": 0, "origin": str(min(config.evaluation.origins)), "seed": config.seed}
+    rows: list[dict[str, object]] = []
+    for form, figures in forms.items():
+        model = "perennial" if form == FULL else f"perennial:{form}"
+        for figure, value in figures.items():
+            if figure in NAMES:
+                rows.append({**common, "model": model, "list": None, "metric": NAMES[figure], "value": round(value, 3), "n": NUM_USERS})
+                continue
+            ranked = figure.removesuffix(".ndcg_at_10")
+            of_list = {**common, "model": model, "list": ranked, "n": NUM_USERS}
+            rows.append({**of_list, "metric": "ndcg@10", "value": round(value, 5)})
+            if form != FULL:
+                rows.append({**of_list, "metric": "loss of ndcg@10", "value": round(1 - value / forms[FULL][figure], 5)})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
