@@ -166,6 +166,9 @@ class FineTuneJob(Job):
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
     anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start, squared distance.")] = 0.3
+    label_share: Annotated[float, Field(gt=0, le=1, description="Share of the log's users whose targets are learned from, the same ones in every sample.")] = (
+        1.0
+    )
     max_users: Annotated[int, Field(ge=1, description="Users with targets drawn from each sample; more are left out at random.")] = 20_000
     num_candidates: Annotated[
         int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")

@@ -151,6 +151,14 @@ def _fit(job: FineTuneJob, history: sp.csr_array, pool: np.ndarray, ridge: float
     return fit_low_rank(history, pool, rank=job.linear_rank, ridge=ridge, seed=job.seed)
 
 
+def _labelled(rows: pl.Series, num_users: int, share: float, seed: int) -> pl.Series:
+    """Rows of the users whose targets may be learned from: a share of all users, drawn by seed, the same ones at every cut-off."""
+    if share == 1.0:
+        return rows
+    drawn = np.random.default_rng([seed, num_users]).permutation(num_users)[: max(1, round(share * num_users))]
+    return rows.filter(rows.is_in(pl.Series(drawn, dtype=rows.dtype).implode()))
+
+
 @dataclass(frozen=True)
 class SampleTables:
     """A sample's tables as read: season by item, pairs by user and item, the users' rows of the log."""
@@ -162,7 +170,7 @@ class SampleTables:
 
 
 def read_sample(job: FineTuneJob, known: Known, sample: Sample, log_rows: pl.DataFrame, vocabulary: pl.DataFrame) -> SampleTables:
-    """Read a sample's tables; at most `max_users` users, drawn by seed; items nobody had before the cut-off are left out.
+    """Read a sample's tables; the users with labels, at most `max_users`, drawn by seed; items nobody had before the cut-off are left out.
 
     `log_rows` maps user_id to `row` of the log, `vocabulary` item_id to item_index.
     Raises DataContractError where a table lacks a column the job names.
@@ -172,7 +180,7 @@ def read_sample(job: FineTuneJob, known: Known, sample: Sample, log_rows: pl.Dat
     season = season.filter(is_known[season[c.ITEM_INDEX].cast(pl.UInt32)])
     targets = _read(sample.targets, (c.USER_ID,), vocabulary).join(log_rows, on=c.USER_ID, how="inner")
     targets = targets.filter(is_known[targets[c.ITEM_INDEX].cast(pl.UInt32)])
-    rows = targets["row"].unique().sort()
+    rows = _labelled(targets["row"].unique().sort(), len(log_rows), job.label_share, job.seed)
     if len(rows) > job.max_users:
         rows = rows.sample(job.max_users, seed=job.seed).sort()
     users = rows.to_frame().with_row_index("user")

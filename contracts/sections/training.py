@@ -111,6 +111,9 @@ class FineTuningConfig(Section):
         "play",
     )
     leads_days: Annotated[tuple[int, ...], Field(min_length=1, description="Mixture of leads, days.")] = (0, 28)
+    label_share: Annotated[
+        float, Field(gt=0, le=1, description="Share of users whose targets are learned from, drawn by the seed: what a head is worth with few labels.")
+    ] = 1.0
     linear: Annotated[tuple[LinearTerm, ...], Field(description="Linear item-item terms of taste.")] = (
         LinearTerm(ridge=500.0),
         LinearTerm(half_life_days=30.0, ridge=100.0),

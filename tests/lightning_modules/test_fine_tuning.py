@@ -242,3 +242,22 @@ def test_ndcg_is_nothing_known_where_a_user_has_no_target(loaded: tuple[FineTune
     owners = np.repeat(np.arange(sample.num_users), np.diff(sample.offsets.numpy()))
     assert np.array_equal(~np.isnan(values["discover"]), np.bincount(owners[is_new], minlength=sample.num_users) > 0)
     assert measure(head, job, sample, np.arange(sample.num_users))["discover"] == pytest.approx(np.nanmean(values["discover"]))
+
+
+def test_a_share_of_labels_is_of_the_same_users_at_every_cutoff_and_grows_with_the_share(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:
+    log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
+    rows = log.users().to_frame().with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+
+    vocabulary = pl.read_parquet(fine_tune_job.vocabulary)
+    known = {cutoff: known_at(fine_tune_job, log, cutoff) for cutoff in {sample.cutoff for sample in fine_tune_job.samples[-4:]}}
+
+    def labelled(share: float, seed: int = 0) -> list[set[int]]:
+        job = fine_tune_job.model_copy(update={"label_share": share, "seed": seed})
+        return [set(read_sample(job, known[sample.cutoff], sample, rows, vocabulary).rows.tolist()) for sample in job.samples[-4:]]
+
+    whole, half = labelled(1.0), labelled(0.5)
+    drawn = set().union(*half)
+    assert half == [users & drawn for users in whole]
+    assert 0 < len(drawn) <= round(0.5 * len(rows))
+    assert set().union(*labelled(0.1)) < drawn
+    assert labelled(0.5, seed=1) != half
