@@ -17,7 +17,7 @@ from serving.item_tables import Floats, Integers
 from serving.recommender import Ranked, Recommender
 
 ANONYMOUS: Final = ""
-EVENT_SCHEMA: Final = {c.USER_ID: pl.String, c.ITEM_ID: pl.String, c.EVENT_TIME: TIMESTAMP, c.EVENT_TYPE: pl.String}
+EVENT_SCHEMA: Final = pl.Schema({c.USER_ID: pl.String(), c.ITEM_ID: pl.String(), c.EVENT_TIME: TIMESTAMP, c.EVENT_TYPE: pl.String()})
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _by_user(recommender: Recommender, ranked: Ranked) -> list[tuple[str, Ranked
     found = []
     for user, start, stop in zip(ranked.names, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         of_user = slice(start, stop)
-        parts = (values[of_user] for values in (ranked.positions, ranked.score, ranked.taste, ranked.habit, ranked.season))
-        found.append((user, RankedList(tuple(item_ids[of_user]), *parts)))
+        parts = (values[of_user] for values in (ranked.score, ranked.taste, ranked.habit, ranked.season))
+        found.append((user, RankedList(tuple(item_ids[of_user]), ranked.positions[of_user], *parts)))
     return found
 
 

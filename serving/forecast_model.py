@@ -5,7 +5,7 @@ from datetime import date
 import polars as pl
 import pydantic
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from contracts import columns as c
 from contracts.tables import QUANTILES, quantile_column
@@ -46,7 +46,7 @@ class ForecastModel(PythonModel):
         table = pl.read_parquet(context.artifacts["forecasts"])
         self.forecasts = table.filter(pl.col(c.CUTOFF) == pl.col(c.CUTOFF).max())
 
-    def predict(self, model_input: list[ForecastRequest]) -> list[Forecast]:
+    def predict(self, model_input: list[ForecastRequest]) -> list[Forecast]:  # type: ignore[override]  # MLflow reads the schema off this signature
         """One forecast per request, in order; periods oldest first."""
         return [Forecast(level=request.level, id=request.id, periods=self._periods(request)) for request in model_input]
 

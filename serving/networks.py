@@ -88,7 +88,7 @@ class PoolTerm:
         Wide terms go without SciPy's products: what these check and copy cost a request of one user more than the sums.
         """
         if self._is_narrow:
-            return (histories @ self.linear_in) @ self._out
+            return np.asarray((histories @ self.linear_in) @ self._out, np.float32)
         places = place[histories.indices]
         inside = places >= 0
         self.keep(np.unique(places[inside]))

@@ -6,11 +6,11 @@ MLflow runs this file again on loading and the bundle is data: nothing is pickle
 from datetime import UTC, date, datetime
 
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from serving.answers import Ask, Event, answer_all
 from serving.recommender import Recommender
-from serving.registered_model import BUNDLE, Recommendation, RecommendationRequest
+from serving.registered_model import BUNDLE, RankedItem, Recommendation, RecommendationRequest
 
 
 class RecommenderModel(PythonModel):
@@ -20,11 +20,11 @@ class RecommenderModel(PythonModel):
         """Open the bundle that was logged with the model."""
         self.recommender = Recommender.load(context.artifacts[BUNDLE])
 
-    def predict(self, model_input: list[RecommendationRequest]) -> list[Recommendation]:
+    def predict(self, model_input: list[RecommendationRequest]) -> list[Recommendation]:  # type: ignore[override]  # MLflow reads the schema off this signature
         """One answer per request, in order."""
         answers = answer_all(self.recommender, [_ask(request) for request in model_input])
         return [
-            Recommendation(items=answer.rows(), date=request.date, user_id=request.user_id, list=request.list)
+            Recommendation(items=[RankedItem.model_validate(row) for row in answer.rows()], date=request.date, user_id=request.user_id, list=request.list)
             for request, answer in zip(model_input, answers, strict=True)
         ]
 

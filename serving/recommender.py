@@ -715,7 +715,7 @@ class Recommender:
             if path is not None and path.is_file():
                 if not term.has_all_rows:
                     term.take_rows(np.load(path))
-            elif term.all_rows.size and path is not None:
+            elif cache is not None and path is not None and term.all_rows.size:
                 cache.mkdir(parents=True, exist_ok=True)
                 draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp.npy")
                 np.save(draft, term.all_rows)

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -353,7 +353,7 @@ def _add_recommendations(app: FastAPI) -> None:
         for start in range(0, len(users), USERS_AT_ONCE):
             some = users[start : start + USERS_AT_ONCE]
             asks = [Ask(day, service.hidden(user), list_name=body.list, k=body.k, region=body.region) for user in some]
-            for user, found in zip(some, await service.scorer.run(lambda asks=asks: service.scorer.score(model, asks)), strict=True):
+            for user, found in zip(some, await service.scorer.run(partial(service.scorer.score, model, asks)), strict=True):
                 lists[user] = [{name: row[name] for name in s.BatchItem.model_fields} for row in found.rows()]
         return _json({"date": day.isoformat(), "list": body.list, "model_version": model.version, "lists": lists})
 

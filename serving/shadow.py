@@ -25,16 +25,18 @@ from serving.recommender import Recommender
 QUEUE_SIZE: Final = 64
 ROWS_OF_A_PART: Final = 200
 LOOK_SECONDS: Final = 15.0
-SCHEMA: Final = {
-    "at": pl.Datetime("us", "UTC"),
-    "champion": pl.String,
-    "challenger": pl.String,
-    "list": pl.String,
-    "request_date": pl.Date,
-    "k": pl.Int32,
-    "shared": pl.Int32,
-    "first_shared": pl.Boolean,
-}
+SCHEMA: Final = pl.Schema(
+    {
+        "at": pl.Datetime("us", "UTC"),
+        "champion": pl.String(),
+        "challenger": pl.String(),
+        "list": pl.String(),
+        "request_date": pl.Date(),
+        "k": pl.Int32(),
+        "shared": pl.Int32(),
+        "first_shared": pl.Boolean(),
+    }
+)
 
 logger = logging.getLogger("perennial.serving")
 
