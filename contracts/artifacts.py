@@ -171,6 +171,7 @@ class ChampionRef(Reference):
     version: str
     bundle: BundleRef
     measured: BundleRef
+    weights: str | None = Field(default=None, description="weights of the measured one that a training can go on from, where the registry has them")
 
 
 class EvaluationRef(Reference):

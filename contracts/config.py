@@ -12,7 +12,7 @@ from contracts.sections.evaluation import EvaluationConfig, PublishConfig, Regis
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
 from contracts.sections.source import SourceConfig
-from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
+from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig, WarmStartConfig
 from contracts.sections.validation import ValidationConfig
 
 Vertical = Literal["shop", "travel", "content"]
@@ -55,6 +55,7 @@ class PipelineConfig(Section):
     forecast: ForecastConfig = ForecastConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     fine_tuning: FineTuningConfig = FineTuningConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
     publish: PublishConfig = PublishConfig()

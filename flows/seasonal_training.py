@@ -7,6 +7,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
 from contracts.artifacts import FeatureTables, ForecastTables, IngestReport, TrainingOutcome, ValidationReport
 from contracts.config import PipelineConfig
+from flows.daily_update import UpdateOutcome, updated_champion
 from tasks.build_features import build_features
 from tasks.build_season import build_season
 from tasks.compress import compress
@@ -47,6 +48,8 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             horizon_days=config.evaluation.horizon_days,
             has_users=config.source.has_users,
         )
+        if config.warm_start.enabled and (updated := updated_champion(config, validated, store)):
+            return _from_the_champion(updated)
         features = build_features(
             validated,
             config.features,
@@ -104,6 +107,13 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         published = publish(promotion.champion_version, config.registry, config.publish, config.evaluation, config.validation, features, store)
         report = write_report(config, store, ingested, validated, features, forecasts, bundles, evaluation, version, promotion)
     return TrainingOutcome(version=version, promotion=promotion, evaluation=evaluation, published=published, report=report, forecasts=forecasts)
+
+
+def _from_the_champion(updated: UpdateOutcome) -> TrainingOutcome:
+    """The end of the path where a training goes on from the champion (`warm_start.enabled`): forecasts and report are those of the last whole training."""
+    return TrainingOutcome(
+        version=updated.version, promotion=updated.promotion, evaluation=updated.evaluation, published=updated.published, report=None, forecasts=None
+    )
 
 
 def _forecasts_alone(

@@ -7,6 +7,7 @@ Letters: B users, C shared candidates of the step (pool first), M pairs of these
 ones, K terms of taste.
 """
 
+import json
 import math
 import shutil
 import time
@@ -31,9 +32,11 @@ from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
 from lightning_modules.head import Head, build_head
 from lightning_modules.jobs import FineTuneJob
-from lightning_modules.pretraining import DAYS_FOR_YEAR, open_log
+from lightning_modules.pretraining import DAYS_FOR_YEAR, ENCODER, open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
+from lightning_modules.taste import Taste
 from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, process_rank, say
+from lightning_modules.warm_start import ADAPTATION, HEAD, WEIGHTS, read_weights, save_weights
 
 NEVER = -1e9
 TOP = 10
@@ -339,13 +342,15 @@ def _slots(rows: Tensor, is_other: Tensor, num_users: int) -> Tensor:
 def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResult:
     """Run a fine-tuning job in `folder`, or what is left of it: one head for each origin, exported to `<origin>/networks`.
 
+    One that goes on from earlier weights (`job.start`) begins with those heads, and leaves them as they are where no window is new to them.
+
     Raises NotEnoughHistoryError where no sample's window ends at or before an origin.
     """
     started = time.monotonic()
     log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
     terms = folder / f"terms_{process_rank()}"
     cutoffs = sorted({sample.cutoff for sample in job.samples} | set(job.origins))
-    may_leave_out = bool(job.pretraining) and job.use_encoder == "if_it_adds"
+    may_leave_out = bool(job.pretraining) and job.use_encoder == "if_it_adds" and not job.start
     samples: list[SampleData] = []
     metrics: dict[str, float] = {}
     world_size = 1
@@ -357,7 +362,9 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
         if cutoff not in job.origins:
             continue
         usable = [sample for sample in samples if sample.window_end <= cutoff]
-        if not usable:
+        if job.start and not any(sample.window_end > job.start.cutoff for sample in usable):
+            usable = []
+        elif not usable:
             raise _no_sample(samples, cutoff)
         if may_leave_out and (gain := _encoder_gain(job, log, usable, compute, folder, _part(share, 0, 2))) is not None:
             may_leave_out, share = False, _part(share, 1, 2)
@@ -403,18 +410,24 @@ def _fit_and_export(
     """The heads of one origin, fitted and exported to `place/networks`: figures of the last, and the number of processes."""
     figures: dict[str, float] = {}
     heads, world_size = [], 1
+    taste, adaptation = known.taste, None
     number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
     for seed in range(job.num_seeds):
         label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({known.cutoff})"
         part = _part(share, seed, job.num_seeds)
-        head, adaptation, figures, world_size = _fit(
-            job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, share=part
-        )
+        if samples:
+            head, adaptation, figures, world_size = _fit(
+                job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, share=part
+            )
+        else:
+            head, adaptation = _started_head(job, seed, has_encoder=taste is not None).eval(), _new_adaptation(job, taste)
         heads.append(head)
         if adaptation and known.taste:
             known = replace(known, taste=AdaptedTaste(known.taste, adaptation))
     if process_rank() == 0:
         _export(job, known, heads, place)
+        nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
+        save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
     return figures, world_size
 
 
@@ -459,10 +472,13 @@ def _fit(
     """One head, and what it changes of the encoder: trained on all samples but some users of the newest, which say when to stop."""
     lightning.seed_everything(seed, verbose=False)
     users, newest, held_out = _split(samples, seed)
+    if job.start:
+        users = replayed(users, [sample.window_end > job.start.cutoff for sample in samples], share=job.replay, seed=seed)
     walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
     histories = samples[0].histories
-    adaptation = Adaptation(histories.taste, weights=job.adaptation, layer=job.adaptation_layer, rank=job.lora_rank) if histories else None
-    module = FineTuning(_new_head(job, samples, unused), job, samples, label, adaptation, share)
+    adaptation = _new_adaptation(job, histories.taste) if histories else None
+    head = _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1])) if job.start else _new_head(job, samples, unused)
+    module = FineTuning(head, job, samples, label, adaptation, share)
     check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
         compute, folder, [ProgressLines("fine_tune"), check, Checkpoints(folder, compute.checkpoint_every_steps)], gradient_clip=job.optimizer.gradient_clip
@@ -490,6 +506,48 @@ def _split(samples: list[SampleData], seed: int) -> tuple[list[np.ndarray], Samp
         np.flatnonzero(~np.isin(sample.linear_rows, rows)) if same else np.arange(sample.num_users) for sample, same in zip(samples, same_cutoff, strict=True)
     ]
     return users, samples[newest], held_out
+
+
+def replayed(users: list[np.ndarray], is_new: list[bool], *, share: float, seed: int) -> list[np.ndarray]:
+    """The users of each sample that train: all of the new ones, and of the older ones as many, drawn at random, as make up `share` of all."""
+    number = round(sum(len(rows) for rows, new in zip(users, is_new, strict=True) if new) * share / (1 - share))
+    older = np.concatenate([np.full(len(rows), place) for place, rows in enumerate(users) if not is_new[place]] or [np.zeros(0, np.int64)])
+    drawn = np.random.default_rng([seed, 8]).permutation(len(older))[:number]
+    is_drawn = np.zeros(len(older), bool)
+    is_drawn[drawn] = True
+    return [rows if is_new[place] else rows[is_drawn[older == place]] for place, rows in enumerate(users)]
+
+
+def _new_adaptation(job: FineTuneJob, taste: Taste | None) -> Adaptation | None:
+    """What may change of the encoder: nothing yet, or as an earlier training left it."""
+    if taste is None or not job.adapts:
+        return None
+    adaptation = Adaptation(taste, weights=job.adaptation, layer=job.adaptation_layer, rank=job.lora_rank)
+    if job.start:
+        read_weights(job.start.weights).fill(adaptation, ADAPTATION)
+    return adaptation
+
+
+def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
+    """The head of an earlier training; shapes come from the job, everything else from its weights."""
+    assert job.start is not None
+    num_season, num_terms = len(job.season_inputs), has_encoder + len(job.linear)
+    num_habit = len(job.habit_inputs) + num_season + num_terms
+    head = build_head(
+        season_inputs=job.season_inputs,
+        habit_inputs=job.habit_inputs,
+        unused_inputs=(),
+        season_prior={},
+        habit_prior={},
+        habit_bias=0.0,
+        season_width=job.season_width,
+        habit_width=job.habit_width,
+        season_statistics=(torch.zeros(num_season), torch.zeros(num_season)),
+        habit_statistics=(torch.zeros(num_habit), torch.zeros(num_habit)),
+        taste_weights=torch.ones(2, num_terms),
+    )
+    read_weights(job.start.weights).fill(head, f"{HEAD}{number}")
+    return head
 
 
 def _new_head(job: FineTuneJob, samples: list[SampleData], unused: tuple[str, ...]) -> Head:

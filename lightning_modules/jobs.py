@@ -35,6 +35,16 @@ from lightning_modules.forecasting_job import ForecastJob
 ListName = Literal["again", "discover"]
 
 
+class Start(BaseModel):
+    """Where a training begins that goes on from an earlier one (warm_start.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: Annotated[str, Field(description="Weights an earlier fine-tuning left for this.")]
+    items: Annotated[str, Field(description="Parquet: item_index, start_index (row of the item in the earlier tables, null where it is new).")]
+    cutoff: Annotated[date, Field(description="What the earlier training had seen ends here, exclusive.")]
+
+
 class Job(BaseModel):
     """Base of all jobs: frozen, unknown fields are an error."""
 
@@ -46,6 +56,7 @@ class Job(BaseModel):
     num_items: Annotated[int, Field(ge=1, description="Items of the vocabulary; item_index runs from 0 to num_items - 1.")]
     event_types: Annotated[tuple[str, ...], Field(min_length=1, description="Known event types; type i gets code i + 1, code 0 is any other.")]
     horizon_days: Annotated[int, Field(ge=1, description="Length of the window a list is made for, days.")] = 28
+    start: Annotated[Start | None, Field(description="Go on from these weights; none: begin anew.")] = None
 
     def digest(self) -> str:
         """16 hex digits over every field; paths of inputs count by content (`inputs_digest`) as well as by name."""
@@ -90,6 +101,8 @@ class PretrainJob(Job):
     def _cutoffs_rise(self) -> Self:
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
             raise ValueError(f"cutoffs must rise and be distinct, found {[str(cutoff) for cutoff in self.cutoffs]}")
+        if self.start and self.cutoffs[0] < self.start.cutoff:
+            raise ValueError(f"cutoffs: {self.cutoffs[0]} lies before {self.start.cutoff}, up to which the weights to start from have seen the data")
         return self
 
     @model_validator(mode="after")
@@ -178,6 +191,7 @@ class FineTuneJob(Job):
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
     patience: Annotated[int, Field(ge=1, description="Early stopping: looks without gain at the newest sampled cut-off.")] = 3
     num_seeds: Annotated[int, Field(ge=1, description="Heads that are averaged.")] = 1
+    replay: Annotated[float, Field(ge=0, lt=1, description="Share of the users who train whose window the weights to start from have seen.")] = 0.25
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
 
     @model_validator(mode="after")

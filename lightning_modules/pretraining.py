@@ -5,6 +5,7 @@ Letters: N events, M targets, K negatives, D width. The network is `taste.Taste`
 
 import json
 import time
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from contracts.sections.training import ComputeConfig, EncoderConfig
 from lightning_modules import losses
 from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.jobs import PretrainJob
-from lightning_modules.taste import Taste, build_taste, category_nodes
+from lightning_modules.taste import Taste, build_taste, category_names, category_nodes
 from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings
 from lightning_modules.trainers import Checkpoints, ProgressLines, build_trainer, checkpoint_to_resume, optimizer_of_groups, process_rank, say
+from lightning_modules.warm_start import start_taste
 
 SNAPSHOTS = "snapshots"
 ENCODER = "encoder.json"
@@ -261,13 +263,16 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
     log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
     periods = plan_periods(job)
     walk = TimeWalk(log, periods, walk_settings(job), num_items=job.num_items)
-    if not len(walk) or walk.is_empty(0):
+    if not job.start and (not len(walk) or walk.is_empty(0)):
         raise NotEnoughHistoryError(
             f"training_events: no event before {job.cutoffs[0]}, the first cut-off of pre-training. Start the cut-offs later or give more history."
         )
     categories = category_nodes(job.item_features, job.num_items)
     taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types))
-    if periods[-1].end_day - log.first_day() < DAYS_FOR_YEAR:
+    nodes = category_names(job.item_features)
+    if job.start:
+        start_taste(taste, job.start, nodes=nodes, event_types=job.event_types)
+    elif periods[-1].end_day - log.first_day() < DAYS_FOR_YEAR:
         taste.forget_year()
     if not job.request_calendar:
         taste.forget_request()
@@ -280,11 +285,16 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
     callbacks = [ProgressLines("pretrain"), loss_log, held_out, Snapshots(folder / SNAPSHOTS, periods), Checkpoints(folder, compute.checkpoint_every_steps)]
     trainer = build_trainer(compute, folder, callbacks)
     walk.rank, walk.world_size = trainer.global_rank, trainer.world_size
-    if periods[0].snapshot is None:
+    if periods and periods[0].snapshot is None:
         held_out.batches = walk.held_out(periods[0].end_day, periods[1].end_day)
     say("pretrain", 0.0, f"{int(log.offsets[-1]):,} events of {log.num_users:,} users, {len(job.cutoffs)} cut-offs")
-    trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
-    (folder / ENCODER).write_text(json.dumps({"encoder": job.encoder.model_dump(), "num_items": job.num_items, "event_types": list(job.event_types)}))
+    if job.start and trainer.is_global_zero:
+        for name in _before_any_event(job, walk):
+            write_snapshot(full_state(taste), folder / SNAPSHOTS / f"{name}.safetensors")
+    if len(walk):
+        trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
+    described = {"encoder": job.encoder.model_dump(), "num_items": job.num_items, "event_types": list(job.event_types), "nodes": nodes}
+    (folder / ENCODER).write_text(json.dumps(described))
     metrics = {f"loss_{periods[number].snapshot or 'start'}": total / count for number, (total, count) in loss_log.sums.items()}
     if held_out.losses:
         metrics["held_out_loss"] = min(held_out.losses)
@@ -295,15 +305,36 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
 
 
 def plan_periods(job: PretrainJob) -> list[Period]:
-    """Periods between the cut-offs; the first is split where days are held out."""
-    epoch = np.datetime64("1970-01-01")
-    days = [int((np.datetime64(cutoff) - epoch).astype(int)) for cutoff in job.cutoffs]
+    """Periods between the cut-offs; the first is split where days are held out. A training that goes on begins where the earlier one ended."""
+    if job.start:
+        return _periods_since(_day(job.start.cutoff), job)
+    days = [_day(cutoff) for cutoff in job.cutoffs]
     names = [cutoff.isoformat() for cutoff in job.cutoffs]
     ends: list[tuple[int, str | None]] = list(zip(days, names, strict=True))
     if job.held_out_days:
         ends = [(days[0] - job.held_out_days, None), *ends]
     starts = [None, *(day for day, _ in ends[:-1])]
     return [Period(start, end, name) for start, (end, name) in zip(starts, ends, strict=True)]
+
+
+def _periods_since(first: int, job: PretrainJob) -> list[Period]:
+    later = [cutoff for cutoff in job.cutoffs if _day(cutoff) > first]
+    starts = [first, *(_day(cutoff) for cutoff in later)]
+    return [Period(start, _day(cutoff), cutoff.isoformat()) for start, cutoff in zip(starts, later, strict=False)]
+
+
+def _before_any_event(job: PretrainJob, walk: TimeWalk) -> list[str]:
+    """Cut-offs at which a training that goes on has learned nothing yet: the start itself, and those before the first new event."""
+    names = [cutoff.isoformat() for cutoff in job.cutoffs if job.start and cutoff == job.start.cutoff]
+    for number, period in enumerate(walk.periods):
+        if not walk.is_empty(number):
+            break
+        names.append(str(period.snapshot))
+    return names
+
+
+def _day(cutoff: date) -> int:
+    return int((np.datetime64(cutoff) - np.datetime64("1970-01-01")).astype(int))
 
 
 def walk_settings(job: PretrainJob) -> WalkSettings:

@@ -188,21 +188,29 @@ def build_taste(config: EncoderConfig, categories: Tensor, *, num_items: int, nu
 def category_nodes(item_features: str | None, num_items: int) -> Tensor:
     """Numbers of the nodes on each item's category path, [I, L]; 0 where a path is shorter or unknown.
 
-    Every prefix of a path is a node; nodes are numbered from 1 in alphabetical order.
+    Every prefix of a path is a node; nodes are numbered from 1 in alphabetical order (`category_names`).
     """
     if item_features is None:
         return torch.zeros(num_items, 0, dtype=torch.long)
+    prefixes, names = _prefixes(item_features)
+    nodes = np.zeros((num_items, len(prefixes)), np.int64)
+    for level, prefix in enumerate(prefixes):
+        nodes[prefix[c.ITEM_INDEX].to_numpy(), level] = names.search_sorted(prefix["prefix"]).to_numpy().astype(np.int64) + 1
+    return torch.from_numpy(nodes)
+
+
+def category_names(item_features: str | None) -> list[str]:
+    """Names of the nodes, the first that of number 1."""
+    return [] if item_features is None else _prefixes(item_features)[1].to_list()
+
+
+def _prefixes(item_features: str) -> tuple[list[pl.DataFrame], pl.Series]:
+    """For each level the prefix of every path that reaches it (item_index, prefix), and the sorted names of all."""
     table = pl.read_parquet(item_features, columns=[c.ITEM_INDEX, c.CATEGORY]).drop_nulls()
-    parts = table.with_columns(pl.col(c.CATEGORY).str.split(c.CATEGORY_SEPARATOR)).with_columns(
-        pl.col(c.CATEGORY).list.eval(pl.element().cum_count()).alias("level")
-    )
-    depth = int(parts["level"].list.max().max() or 0)  # type: ignore[arg-type]
-    nodes = np.zeros((num_items, depth), np.int64)
+    parts = table.with_columns(pl.col(c.CATEGORY).str.split(c.CATEGORY_SEPARATOR))
+    depth = int(parts[c.CATEGORY].list.len().max() or 0)  # type: ignore[arg-type]
     prefixes = [
         parts.filter(pl.col(c.CATEGORY).list.len() >= level).select(c.ITEM_INDEX, prefix=pl.col(c.CATEGORY).list.head(level).list.join(c.CATEGORY_SEPARATOR))
         for level in range(1, depth + 1)
     ]
-    names = pl.concat(prefixes)["prefix"].unique().sort() if prefixes else pl.Series([], dtype=pl.String)
-    for level, prefix in enumerate(prefixes):
-        nodes[prefix[c.ITEM_INDEX].to_numpy(), level] = names.search_sorted(prefix["prefix"]).to_numpy().astype(np.int64) + 1
-    return torch.from_numpy(nodes)
+    return prefixes, pl.concat(prefixes)["prefix"].unique().sort() if prefixes else pl.Series([], dtype=pl.String)

@@ -127,8 +127,7 @@ class TimeWalk:
 
     def is_empty(self, number: int) -> bool:
         """Whether a period has no new event."""
-        older = np.asarray(self.log.offsets[:-1]) if self.periods[number].start_day is None else self._bounds[number - 1]
-        return bool((self._bounds[number] == older).all())
+        return bool((self._bounds[number] == self._older(number)).all())
 
     def state_dict(self) -> dict[str, Any]:
         """How far the walk has come; the same for every rank and any number of processes."""
@@ -177,9 +176,14 @@ class TimeWalk:
     def batches(self, number: int, epochs: float) -> list[Windows]:
         """Batches of one period, in order."""
         begin = np.asarray(self.log.offsets[:-1])
-        known = self._bounds[number]
-        older = begin if self.periods[number].start_day is None else self._bounds[number - 1]
-        return plan_period(begin, older, known, self.settings, number=number, epochs=epochs)
+        return plan_period(begin, self._older(number), self._bounds[number], self.settings, number=number, epochs=epochs)
+
+    def _older(self, number: int) -> np.ndarray:
+        """Position of each user's first new event of a period, [U]."""
+        start = self.periods[number].start_day
+        if start is None:
+            return np.asarray(self.log.offsets[:-1])
+        return self._bounds[number - 1] if number else self.log.ends_before(start)
 
     def batch(
         self, windows: Windows, negatives: "NegativeSampler", *, key: tuple[int, ...], known_to: np.ndarray, first_target_day: int | None = None

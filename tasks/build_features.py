@@ -96,18 +96,8 @@ def build_features(
             if cutoff in origins or cutoff == end:
                 history_tables[name] = write_table(histories(interactions, cutoff, features.max_history), folder / "histories" / f"{name}.parquet", "histories")
             for lead in [lead for of_pair, lead in pairs if of_pair == cutoff]:
-                key, place = f"{name}/{lead}", f"{name}_{lead}.parquet"
-                rows = training_targets(wanted, cutoff, lead, evaluation.horizon_days, fine_tuning.target_events)
-                targets[key] = write_table(rows, folder / "targets" / place, "targets")
-                present = read_table(targets[key]).select(c.USER_ID).unique()
-                known = habit_inputs(
-                    read_table(habit_tables[name]).join(present, on=c.USER_ID, how="semi"),
-                    cutoff + timedelta(days=lead),
-                    cutoff=cutoff,
-                    horizon_days=evaluation.horizon_days,
-                    half_lives_days=features.habit_half_lives_days,
-                )
-                samples[key] = write_table(known.select(c.USER_ID, c.ITEM_ID, pl.col("^habit_.*$")), folder / "samples" / place, "habit_inputs")
+                key = f"{name}/{lead}"
+                targets[key], samples[key] = write_sample(wanted, habit_tables[name], cutoff, lead, features, fine_tuning, evaluation, folder)
         events = write_table(training_events(interactions, vocabulary), folder / "training_events.parquet", "training_events")
         report_progress((len(cutoffs) + 0.5) / (len(cutoffs) + 1), "checks")
         newest = end.isoformat()
@@ -127,6 +117,31 @@ def build_features(
     )
     _tell(result)
     return result
+
+
+def write_sample(
+    wanted: pl.LazyFrame,
+    known: TableRef,
+    cutoff: date,
+    lead: int,
+    features: FeaturesConfig,
+    fine_tuning: FineTuningConfig,
+    evaluation: EvaluationConfig,
+    folder: Path,
+) -> tuple[TableRef, TableRef]:
+    """Targets of one (cut-off, lead), and the habit inputs of the users who have any; `wanted` are the target events, `known` the habits at the cut-off."""
+    place = f"{cutoff.isoformat()}_{lead}.parquet"
+    rows = training_targets(wanted, cutoff, lead, evaluation.horizon_days, fine_tuning.target_events)
+    targets = write_table(rows, folder / "targets" / place, "targets")
+    present = read_table(targets).select(c.USER_ID).unique()
+    inputs = habit_inputs(
+        read_table(known).join(present, on=c.USER_ID, how="semi"),
+        cutoff + timedelta(days=lead),
+        cutoff=cutoff,
+        horizon_days=evaluation.horizon_days,
+        half_lives_days=features.habit_half_lives_days,
+    )
+    return targets, write_table(inputs.select(c.USER_ID, c.ITEM_ID, pl.col("^habit_.*$")), folder / "samples" / place, "habit_inputs")
 
 
 def _span(interactions: pl.LazyFrame) -> tuple[date, date]:

@@ -14,7 +14,7 @@ from contracts.sections.features import FeaturesConfig
 from contracts.sections.training import ComputeConfig, FineTuningConfig
 from features.habits import habit_input_names
 from features.season import SEASON_INPUTS
-from lightning_modules.jobs import FineTuneJob, Sample
+from lightning_modules.jobs import FineTuneJob, Sample, Start
 from serving.bundle import BundleMetadata, write_bundle
 from tasks.pretrain import event_types, num_items
 from tasks.progress import progress_lines, progress_of
@@ -39,9 +39,11 @@ def fine_tune(
     *,
     name: str,
     seed: int,
+    start: Start | None = None,
+    replay: float = 0.25,
 ) -> Bundles:
-    """Fit the head on what was known at earlier cut-offs and pack each origin's networks with the tables they need."""
-    folder = store.step_folder("fine_tune", features, season, snapshots, config, evaluation, compute, str(seed), code=CODE)
+    """Fit the head, from `start` on where an earlier training goes on, and pack each origin's networks with the tables they need."""
+    folder = store.step_folder("fine_tune", features, season, snapshots, config, evaluation, compute, str(seed), start, code=CODE)
     if is_fresh():
         fresh_folder(folder)
     origins = tuple(date.fromisoformat(day) for day in dict.fromkeys([*features.origins, features.end]))
@@ -73,6 +75,8 @@ def fine_tune(
         season_inputs=SEASON_INPUTS,
         habit_inputs=habit_input_names(features_config.habit_half_lives_days),
         lists=evaluation.lists,
+        start=start,
+        replay=replay,
     )
     with progress_of("fine_tune") as report_progress:
         result = run_training(job, folder, compute, progress_lines(report_progress, get_run_logger().info))

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from contracts import columns as c
 from contracts.artifacts import FeatureTables, Snapshots, TableRef, text_digest
 from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
-from lightning_modules.jobs import PretrainJob
+from lightning_modules.jobs import PretrainJob, Start
 from tasks.progress import progress_lines, progress_of
 from tasks.reuse import is_fresh, reusable
 from tasks.store import Store, fresh_folder, read_table, write_table
@@ -21,12 +21,21 @@ CODE = ("lightning_modules",)
 
 @task(name="pretrain", **reusable(*CODE, minutes=24 * 60))
 def pretrain(
-    features: FeatureTables, config: PretrainingConfig, fine_tuning: FineTuningConfig, compute: ComputeConfig, store: Store, *, horizon_days: int, seed: int
+    features: FeatureTables,
+    config: PretrainingConfig,
+    fine_tuning: FineTuningConfig,
+    compute: ComputeConfig,
+    store: Store,
+    *,
+    horizon_days: int,
+    seed: int,
+    start: Start | None = None,
+    replay: float = 0.25,
 ) -> Snapshots:
-    """Train the encoder along time. An interrupted training goes on from its last checkpoint."""
+    """Train the encoder along time, from `start` on where an earlier training goes on. An interrupted training goes on from its last checkpoint."""
     if not config.enabled or features.training_events is None:
         return Snapshots(folder=None, cutoffs=(), digest="none")
-    folder = store.step_folder("pretrain", features.training_events, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), code=CODE)
+    folder = store.step_folder("pretrain", features.training_events, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), start, code=CODE)
     if is_fresh():
         fresh_folder(folder)
     item_features = _item_features(features, folder)
@@ -41,6 +50,8 @@ def pretrain(
         cutoffs=tuple(date.fromisoformat(day) for day in features.cutoffs),
         leads_days=fine_tuning.leads_days,
         horizon_days=horizon_days,
+        start=start,
+        replay=replay,
     )
     with progress_of("pretrain") as report_progress:
         result = run_training(job, folder, compute, progress_lines(report_progress, get_run_logger().info))

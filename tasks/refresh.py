@@ -1,6 +1,7 @@
-"""Step `refresh`: the champion's networks over today's tables, and its measured networks over those of the newest window. No training: minutes, not hours.
+"""Bringing the champion up to date: which version that is, its networks over today's tables where nothing more is known of its training, registration.
 
-Items the champion was not trained on wait for the next training; everything users did since, habits, sales by week and new users count at once.
+A version whose run kept its weights is trained on (warm_start.py); one that has none gets the tables of today (step `refresh`): items it was not trained
+on wait for the next training, everything users did since, habits, sales by week and new users count at once.
 """
 
 import json
@@ -16,15 +17,29 @@ from contracts.artifacts import BundleRef, Bundles, ChampionRef, EvaluationRef, 
 from contracts.config import PipelineConfig
 from contracts.errors import NotEnoughHistoryError
 from contracts.sections.evaluation import EvaluationConfig, RegistryConfig
+from lightning_modules.warm_start import WEIGHTS
 from serving.bundle import FORECASTS, ITEM_CATALOGUE, NETWORKS, VOCABULARY, bundle_ref, read_bundle, write_bundle
 from serving.recommender import Recommender
 from tasks.evaluate import OURS, read_evaluation
 from tasks.register import git_sha, golden_requests
-from tasks.registry import CHAMPION, ChildRun, bundle_of_version, connect, log_data_sets, log_recommender, log_to_run, registry_faults, start_parent, version_at
+from tasks.registry import (
+    CHAMPION,
+    ChildRun,
+    bundle_of_version,
+    connect,
+    log_data_sets,
+    log_recommender,
+    log_to_run,
+    log_training_weights,
+    registry_faults,
+    start_parent,
+    training_weights,
+    version_at,
+)
 from tasks.reuse import run_each_time
 from tasks.store import Store, read_table, write_text
 
-KIND = "refreshed"
+REFRESHED, WARM_STARTED = "refreshed", "warm_started"
 
 
 @task(name="find_champion", **run_each_time(minutes=30))
@@ -36,7 +51,8 @@ def find_champion_to_refresh(registry: RegistryConfig, store: Store) -> Champion
         return None
     numbers = (str(serving.version), serving.tags.get("evaluated_version", str(serving.version)))
     bundle, measured = (bundle_ref(read_bundle(bundle_of_version(registry, store.storage_root, number))) for number in numbers)
-    return ChampionRef(version=numbers[0], bundle=bundle, measured=measured)
+    weights = training_weights(client, registry.model_name, numbers[1], Path(store.root) / "warm_starts" / measured.digest)
+    return ChampionRef(version=numbers[0], bundle=bundle, measured=measured, weights=str(weights) if weights else None)
 
 
 def newest_window(champion: ChampionRef, tables: FeatureTables, config: EvaluationConfig) -> EvaluationConfig:
@@ -95,8 +111,12 @@ def register_refreshed(
     """Both bundles as versions of the recommender; the same bundle and evaluation are not registered twice."""
     registry = config.registry
     client = connect(registry, store.storage_root)
+    weights = Path(bundles.fit_folder) / tables.origins[-1] / WEIGHTS if bundles.fit_folder else None
+    kind = WARM_STARTED if weights else REFRESHED
     with registry_faults():
-        trained_until = client.get_model_version(registry.model_name, champion.version).tags.get("trained_until", champion.bundle.cutoff)
+        trained_until = (
+            tables.end if weights else client.get_model_version(registry.model_name, champion.version).tags.get("trained_until", champion.bundle.cutoff)
+        )
     run_id = start_parent(
         client,
         registry.experiment,
@@ -109,7 +129,10 @@ def register_refreshed(
         for row in result.rows
         if row.model == OURS and row.origin == "all" and row.lead_days is not None and row.value == row.value
     }
-    log_to_run(client, run_id, ChildRun(KIND, params={"end": tables.end, "origin": tables.origins[-1]}, metrics=figures, artifacts=[Path(evaluation.path)]))
+    figures |= dict(bundles.metrics)
+    log_to_run(client, run_id, ChildRun(kind, params={"end": tables.end, "origin": tables.origins[-1]}, metrics=figures, artifacts=[Path(evaluation.path)]))
+    if weights:
+        log_training_weights(client, run_id, weights)
     log_data_sets(client, run_id, [validated.accepted])
     folder = store.step_folder("register", bundles, evaluation, code=())
     golden = write_text(json.dumps(golden_requests(Recommender.load(bundles.final.path)), indent=1), folder / "golden_requests.json")
@@ -123,16 +146,29 @@ def register_refreshed(
         "refreshed_from": champion.version,
         "trained_until": trained_until,
     }
+    last_day = date.fromisoformat(tables.end) - timedelta(days=1)
+    how = (
+        f"version {champion.version} trained on to {last_day}\n\nBegun from its weights as measured at {champion.measured.cutoff}; "
+        f"learned from the events since, with {config.warm_start.replay:.0%} older ones. "
+        if weights
+        else f"version {champion.version} over the tables of {last_day}\n\nNetworks trained until {trained_until}. "
+    )
     card = (
-        f"# {config.name}: version {champion.version} over the tables of {date.fromisoformat(tables.end) - timedelta(days=1)}\n\n"
-        f"Networks trained until {trained_until}; histories, habits and sales up to {tables.end} (exclusive). "
-        f"Measured at {tables.origins[-1]}, with the networks that had not seen its windows."
+        f"# {config.name}: {how}Histories, habits and sales up to {tables.end} (exclusive). "
+        f"Measured at {tables.origins[-1]}, with networks that had not seen its windows."
     )
     measured = log_recommender(
-        client, registry.model_name, run_id, bundles.evaluated[tables.origins[-1]], kind=f"{KIND} measured", description=card, tags=shared, extra=[golden]
+        client,
+        registry.model_name,
+        run_id,
+        bundles.evaluated[tables.origins[-1]],
+        kind=f"{kind} measured",
+        description=card,
+        tags={**shared, "trained_until": tables.origins[-1]} if weights else shared,
+        extra=[golden],
     )
     final = log_recommender(
-        client, registry.model_name, run_id, bundles.final, kind=KIND, description=card, tags={**shared, "evaluated_version": measured}, extra=[golden]
+        client, registry.model_name, run_id, bundles.final, kind=kind, description=card, tags={**shared, "evaluated_version": measured}, extra=[golden]
     )
     with registry_faults():
         client.set_terminated(run_id)

@@ -16,6 +16,7 @@ from contracts import columns as c
 from contracts.artifacts import Bundles, EvaluationRef, FeatureTables, ForecastTables, IngestReport, RegisteredVersion, Snapshots, ValidationReport
 from contracts.config import PipelineConfig
 from evaluation.results import EvaluationResult
+from lightning_modules.warm_start import WEIGHTS
 from serving.recommender import Recommender
 from tasks.evaluate import OURS, read_evaluation
 from tasks.model_card import model_card
@@ -29,6 +30,7 @@ from tasks.registry import (
     log_forecaster,
     log_recommender,
     log_to_run,
+    log_training_weights,
     registry_faults,
     start_parent,
 )
@@ -92,6 +94,7 @@ def register(
         "prefect_flow_run_id": flow_run.id or "",
         "compared_with": evaluation.champion_version or "",
     }
+    log_training_weights(client, parent, Path(bundles.fit_folder) / newest / WEIGHTS)
     card = model_card(config, result, validated, features, bundles)
     measured = log_recommender(
         client,

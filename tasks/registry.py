@@ -31,6 +31,7 @@ from serving.registry import ModelRegistry
 
 CHAMPION, CHALLENGER, PREVIOUS_CHAMPION = "champion", "challenger", "previous_champion"
 MAX_BATCH = 900
+TRAINING = "training"
 FORECAST_FILE = PYFUNC_FILE.replace("pyfunc_model.py", "forecast_model.py")
 
 
@@ -304,6 +305,23 @@ def run_of_version(client: MlflowClient, name: str, number: str) -> str:
     """Id of the run that made a version."""
     with registry_faults():
         return str(client.get_model_version(name, number).tags["run_id"])
+
+
+def log_training_weights(client: MlflowClient, run_id: str, weights: Path) -> None:
+    """Keep with a run what a later training goes on from."""
+    with registry_faults():
+        client.log_artifact(run_id, str(weights), artifact_path=TRAINING)
+
+
+def training_weights(client: MlflowClient, name: str, number: str, folder: Path) -> Path | None:
+    """What a version's training left for a later one, fetched to `folder`; None where its run has none."""
+    run_id = run_of_version(client, name, number)
+    with registry_faults():
+        found = [file.path for file in client.list_artifacts(run_id, TRAINING)]
+        if not found:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(client.download_artifacts(run_id, found[0], str(folder)))
 
 
 def bundle_of_version(registry: RegistryConfig, storage_root: str, number: str) -> Path:

@@ -114,4 +114,6 @@ def _vocabulary(validated: ValidationReport, store: Store, folder: Path) -> Tabl
     """Numbers of items as training gave them, new items after them; the store's own vocabulary grows only in training."""
     kept = Path(store.root) / "vocabulary.parquet"
     ids = read_table(validated.accepted).select(c.ITEM_ID)
+    if validated.item_catalogue:
+        ids = pl.concat([ids, read_table(validated.item_catalogue).select(c.ITEM_ID)])
     return write_table(grow_vocabulary(pl.read_parquet(kept) if kept.exists() else None, ids), folder / "vocabulary.parquet", "vocabulary")

@@ -170,6 +170,19 @@ def check_adaptation(section: Any) -> None:
         )
 
 
+class WarmStartConfig(Section):
+    """Going on from the champion instead of beginning anew: its weights, a grown catalogue, the new events and a sample of older ones."""
+
+    enabled: Annotated[
+        bool,
+        Field(description="The deployment `train` too goes on from the champion, where there is one; off: it begins anew. The daily update always goes on."),
+    ] = False
+    epochs: Annotated[float, Field(gt=0, le=100, description="Visits of each event since the champion was measured.")] = 1.0
+    replay: Annotated[float, Field(ge=0, lt=1, description="Share of all visits, and of the users the head learns from, that goes to older events.")] = 0.25
+    max_steps: Annotated[int, Field(ge=1, description="Steps of the head at most.")] = 100
+    rate: Annotated[float, Field(gt=0, le=1, description="Learning rates, relative to those of a training that begins anew.")] = 0.3
+
+
 class ComputeConfig(Section):
     """Machines of the training process."""
 

@@ -1,6 +1,7 @@
 """The daily update over the champion of the tiny run: days that were missed, a file for last month that comes late, and a day on which nothing came."""
 
-from datetime import date, timedelta
+import json
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -20,17 +21,19 @@ from tests.flows.conftest import TinyRuns, newest_run
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 
 LATE = date(2023, 1, 12)
+GROWN = "i_grown"
 
 
 @pytest.fixture(scope="module")
 def log(tiny: TinyRuns) -> pl.DataFrame:
-    """The events of the tiny run, and five weeks more that repeat those of the year before."""
+    """The events of the tiny run, and five weeks more that repeat those of the year before; from 31 January on a new item is sold."""
     known = pl.concat(list(event_frames(tiny.config.source.synthetic)))
     last = known[c.EVENT_TIME].max()
     repeated = known.filter(pl.col(c.EVENT_TIME) > last - timedelta(days=364), pl.col(c.EVENT_TIME) <= last - timedelta(days=329)).with_columns(
         pl.col(c.EVENT_TIME) + timedelta(days=364), pl.col("event_id") + 1_000_000
     )
-    return pl.concat([known, repeated])
+    is_grown = (pl.col(c.EVENT_TIME) >= datetime(2023, 1, 31)) & (pl.col("event_id") % 7 == 0)
+    return pl.concat([known, repeated]).with_columns(pl.when(is_grown).then(pl.lit(GROWN)).otherwise(pl.col(c.ITEM_ID)).alias(c.ITEM_ID))
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +101,62 @@ def test_tables_equal_those_of_a_full_rebuild(updates: list, config: PipelineCon
     assert_frame_equal(pl.read_parquet(tables.histories[day].path), histories(events, cutoff, config.features.max_history).collect())
 
 
-def test_version_is_the_champion_over_todays_tables_measured_where_its_networks_had_seen_nothing(updates: list, tiny: TinyRuns, registry: MlflowClient):
+def test_version_was_trained_on_from_the_champion_and_measured_where_it_had_seen_nothing(updates: list, tiny: TinyRuns, registry: MlflowClient):
     name, version = tiny.config.registry.model_name, updates[2].version
     tags = registry.get_model_version(name, version.version).tags
     champion = registry.get_model_version_by_alias(name, "champion")
-    assert (tags["kind"], tags["cutoff"], tags["refreshed_from"], tags["compared_with"]) == (
-        "refreshed",
+    assert (tags["kind"], tags["cutoff"], tags["trained_until"], tags["refreshed_from"], tags["compared_with"]) == (
+        "warm_started",
+        "2023-02-05",
         "2023-02-05",
         str(champion.version),
         str(champion.version),
     )
     measured = registry.get_model_version(name, tags["evaluated_version"]).tags
-    assert measured["cutoff"] == "2022-12-11"
+    assert (measured["cutoff"], measured["trained_until"]) == ("2022-12-11", "2022-12-11")
     assert registry.get_model_version(name, champion.tags["evaluated_version"]).tags["cutoff"] <= measured["cutoff"]
     assert updates[2].promotion.champion_version == str(champion.version)
+
+
+def test_grown_catalogue_serves_and_old_items_begin_with_their_rows(updates: list, tiny: TinyRuns, registry: MlflowClient):
+    from safetensors.torch import load_file
+
+    from tasks.registry import bundle_of_version
+
+    def bundle_at(version: str):
+        return read_bundle(bundle_of_version(tiny.config.registry, tiny.config.storage_root, version))
+
+    champion = registry.get_model_version_by_alias(tiny.config.registry.model_name, "champion")
+    before, after = bundle_at(champion.tags["evaluated_version"]).table("vocabulary"), bundle_at(updates[2].version.version).table("vocabulary")
+    assert GROWN not in before["item_id"].to_list()
+    assert GROWN in after["item_id"].to_list()
+    job = max((Path(tiny.config.storage_root) / "tiny_daily" / "steps" / "pretrain").glob("*/job.json"), key=lambda path: path.stat().st_mtime)
+    request = json.loads(job.read_text(encoding="utf-8"))["job"]
+    earlier, old = load_file(request["start"]["weights"]), before["item_index"].to_list()
+    snapshots = sorted(job.parent.glob("snapshots/*.safetensors"))
+    rows = {path.stem: load_file(path)["items.own.weight"] for path in snapshots}
+    assert min(rows) >= request["start"]["cutoff"]  # nothing of the past is walked again
+    moved = rows["2023-02-05"][old] - earlier["taste.items.own.weight"][old]
+    assert 0 < float(moved.abs().max()) < 0.1 * float(earlier["taste.items.own.weight"].abs().max())
+
+
+def test_champion_without_weights_keeps_its_networks_over_the_tables_of_today(updates: list, config: PipelineConfig):
+    from prefect import flow
+
+    from tasks.refresh import find_champion_to_refresh, refresh
+    from tasks.store import store_of
+
+    @flow(name="refresh-alone")
+    def refreshed():
+        store = store_of(config)
+        champion = find_champion_to_refresh(config.registry, store)
+        return champion, refresh(champion.model_copy(update={"weights": None}), updates[2].fresh.tables, store)
+
+    champion, bundles = refreshed()
+    assert champion.weights is not None
+    assert bundles.final.cutoff == "2023-02-05"
+    for name in ("encoder.onnx", "vectors.safetensors", "season.onnx", "habit.onnx", "head.json"):
+        assert read_bundle(bundles.final.path).network(name).read_bytes() == read_bundle(champion.bundle.path).network(name).read_bytes()
 
 
 def test_lists_of_the_new_version_know_what_came_since(updates: list, tiny: TinyRuns, registry: MlflowClient, log: pl.DataFrame):
