@@ -1,0 +1,19 @@
+"""Which rows of the recommender's benchmark are committed."""
+
+from benchmarks.recommender import is_kept
+
+
+def test_a_baseline_is_kept_once_with_its_main_measures_and_ours_whole() -> None:
+    rows = [
+        {"model": model, "metric": metric, "seed": seed} for model in ("perennial", "ease*trend") for metric in ("ndcg@10", "novelty@10") for seed in (0, 1)
+    ]
+    gains = [{"model": "perennial", "other": "ease*trend", "metric": "gain of ndcg@10", "seed": seed} for seed in (0, 1)]
+
+    assert [(row["model"], row["metric"], row["seed"]) for row in rows if is_kept(row)] == [
+        ("perennial", "ndcg@10", 0),
+        ("perennial", "ndcg@10", 1),
+        ("perennial", "novelty@10", 0),
+        ("perennial", "novelty@10", 1),
+        ("ease*trend", "ndcg@10", 0),
+    ]
+    assert all(map(is_kept, gains))
