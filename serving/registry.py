@@ -36,12 +36,17 @@ class Version:
 
 
 class ModelRegistry:
-    """Registered versions of one model, with a cache of their bundles in a folder. Pickle stays off."""
+    """Registered versions of one model, with a cache of their bundles in a folder. Pickle stays off.
 
-    def __init__(self, tracking_uri: str, model_name: str, cache: Path) -> None:
+    A service asks every few seconds anyway and goes on with what it has: MLflow's client gives up soon, in the whole process. `is_patient`: it keeps
+    MLflow's own retries and time limits, as a flow that uploads models does.
+    """
+
+    def __init__(self, tracking_uri: str, model_name: str, cache: Path, *, is_patient: bool = False) -> None:
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        if not is_patient:
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self.model_name = model_name
         self._uri = tracking_uri
         self._client: MlflowClient | None = None

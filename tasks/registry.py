@@ -326,5 +326,5 @@ def training_weights(client: MlflowClient, name: str, number: str, folder: Path)
 
 def bundle_of_version(registry: RegistryConfig, storage_root: str, number: str) -> Path:
     """Bundle folder of a registered version, fetched once and checked."""
-    models = ModelRegistry(mlflow.get_tracking_uri(), registry.model_name, Path(storage_root).resolve() / "champions")
+    models = ModelRegistry(mlflow.get_tracking_uri(), registry.model_name, Path(storage_root).resolve() / "champions", is_patient=True)
     return models.bundle_folder(number)

@@ -169,7 +169,9 @@ def smoke_test_of(client: MlflowClient, registry: RegistryConfig, store: Store) 
             with tempfile.TemporaryDirectory() as folder:
                 with registry_faults():
                     golden = json.loads(Path(client.download_artifacts(run_id, GOLDEN_FILE, folder)).read_text(encoding="utf-8"))
-                models = ModelRegistry(registry.tracking_uri or local_tracking_uri(store.storage_root), registry.model_name, Path(folder) / "models")
+                models = ModelRegistry(
+                    registry.tracking_uri or local_tracking_uri(store.storage_root), registry.model_name, Path(folder) / "models", is_patient=True
+                )
                 check_golden_requests(models.load(version), golden)
         except (TransientError, BundleError):
             raise

@@ -1,5 +1,6 @@
 """Runs and versions in MLflow: written once however often a task is tried, and faults that may pass told from those that do not."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,14 +18,17 @@ from contracts.sections.evaluation import RegistryConfig
 from tasks.registry import (
     CHAMPION,
     ChildRun,
+    bundle_of_version,
     connect,
     local_tracking_uri,
     log_child,
     log_data_sets,
     log_encoder,
+    log_training_weights,
     registry_faults,
     set_version_tags,
     start_parent,
+    training_weights,
     version_at,
 )
 
@@ -198,3 +202,22 @@ def test_champion_measured_again_stays(client: MlflowClient, store, monkeypatch:
     assert (outcome.promoted, outcome.champion_version) == (True, "1")
     assert outcome.reasons[-1] == "version 1 is the champion already: version 2 is the same model, measured again"
     assert str(client.get_model_version_by_alias("again", CHAMPION).version) == "1"
+
+
+def test_flow_that_fetches_a_model_keeps_mlflows_own_patience(client: MlflowClient, registry_root: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(MlflowException):
+        bundle_of_version(RegistryConfig(model_name="unheard-of"), registry_root, "1")
+    assert [name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST")] == []
+
+
+def test_weights_of_a_training_are_kept_with_its_run_and_found_by_version(client: MlflowClient, parent: str, tmp_path: Path):
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    client.create_registered_model("trained")
+    number = str(client.create_model_version("trained", "s3://nowhere/made", tags={"run_id": parent}).version)
+    assert training_weights(client, "trained", number, tmp_path / "fetched") is None
+    log_training_weights(client, parent, tmp_path / "weights.safetensors")
+    found = training_weights(client, "trained", number, tmp_path / "fetched")
+    assert found is not None
+    assert found.read_bytes() == b"weights"
