@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.prefect]
 
 DRIVER = Path(shutil.which("chromedriver") or "/usr/bin/chromedriver")
 README = Path(__file__).parents[2] / "README.md"
+COLUMNS = ("event_id", "user_id", "item_id", "event_time", "event_type", "quantity", "region")
 FIELD = """
 const header = [...document.querySelectorAll('.p-label__header')].find(h => {
   const label = h.querySelector('.schema-form-property__label');
@@ -221,8 +222,7 @@ def test_drift_starts_a_retraining_that_goes_on_from_what_the_killed_one_had_fin
     last = events[c.EVENT_TIME].max()
     drifted = events.filter((pl.col(c.EVENT_TIME) < last - timedelta(weeks=weeks_gone)) | (pl.col("event_id") % 4 == 0))
     drifted.write_parquet(running.installation.folder / "drifted.parquet")
-    mapping = {name: name for name in ("event_id", "user_id", "item_id", "event_time", "event_type", "quantity", "region")}
-    source = {"dataset": "table", "uri": str(running.installation.folder / "drifted.parquet"), "columns": mapping}
+    source = {"dataset": "table", "uri": str(running.installation.folder / "drifted.parquet"), "columns": {name: name for name in COLUMNS}}
     known = {run["id"] for run in running.runs_of("seasonal-training")}
     config = {**running.deployment("monitor")["parameters"]["config"], "name": "drifted", "source": source}
     assert running.run("monitor", {"config": config}) == "COMPLETED"
@@ -234,6 +234,62 @@ def test_drift_starts_a_retraining_that_goes_on_from_what_the_killed_one_had_fin
     assert {step for step, state in steps.items() if state == "Cached"} >= {"validate", "build_features", "build_season"}
     assert {step for step, state in steps.items() if state == "Completed"} >= {"fine_tune", "register", "gate", "promote"}
     assert running.champion() == version
+
+
+def test_forecast_daily_update_and_tuning_run_on_the_worker_and_leave_what_they_say(running: Running, version: str):
+    """All three at once: what each waits for costs no time then."""
+    base = running.deployment("train")["parameters"]["config"]
+    model, stores = running.config.registry.model_name, Path(store_of(running.config).storage_root)
+    known = pl.concat(list(event_frames(running.config.source.synthetic)))
+    last = known[c.EVENT_TIME].max()
+    since = known.filter(pl.col(c.EVENT_TIME) > last - timedelta(days=364), pl.col(c.EVENT_TIME) <= last - timedelta(days=354))
+    later = pl.concat([known, since.with_columns(pl.col(c.EVENT_TIME) + timedelta(days=364), pl.col("event_id") + 1_000_000)])
+    later.write_parquet(running.installation.folder / "later.parquet")
+    source = {"dataset": "table", "uri": str(running.installation.folder / "later.parquet"), "columns": {name: name for name in COLUMNS}}
+    forecast = {"enabled": True, "levels": ["total"], "frequency": "week", "horizon_periods": 4, "models": ["seasonal_naive"], "back_test_origins": 1}
+    begun = {
+        "daily-update": running.begin("daily-update", {"config": {**base, "name": "later", "source": source}}),
+        "forecast": running.begin("forecast", {"config": {**base, "forecast": forecast}}),
+        "tune": running.begin("tune", {"config": base, "num_trials": 2}),
+    }
+    assert {name: running.ended(run) for name, run in begun.items()} == dict.fromkeys(begun, "COMPLETED"), [running.errors_of(r) for r in begun.values()]
+
+    # forecast: a version of the forecaster whose table holds the coming weeks
+    found = running.mlflow("GET", "model-versions/search", {"filter": f"name='{model}-forecaster'"})["model_versions"]
+    assert len(found) == 1
+    (table,) = (stores / running.config.name / "steps" / "forecast_demand").glob("*/forecasts.parquet")
+    newest = pl.read_parquet(table).filter(pl.col(c.CUTOFF) == pl.col(c.CUTOFF).max())
+    assert newest.height == 4
+    assert tags_of(found[0])["cutoff"] == str(newest[c.CUTOFF][0])
+
+    # daily update: trained on from the champion, which goes on serving until somebody decides
+    versions = running.mlflow("GET", "model-versions/search", {"filter": f"name='{model}'", "max_results": 100})["model_versions"]
+    (updated,) = [one for one in versions if tags_of(one).get("kind") == "warm_started"]
+    assert tags_of(updated)["refreshed_from"] == version
+    assert tags_of(updated)["cutoff"] == str((later[c.EVENT_TIME].max() + timedelta(days=1)).date())
+    assert {"warm_start", "fine_tune", "evaluate", "register", "gate"} <= set(running.steps(begun["daily-update"]))
+    assert running.champion() == version
+
+    # tune: a search of two trials, each a run below that of the search
+    experiment = running.mlflow("GET", "experiments/get-by-name", {"experiment_name": running.config.registry.experiment})["experiment"]["experiment_id"]
+    trials = running.mlflow(
+        "POST", "runs/search", {"experiment_ids": [experiment], "filter": "attributes.run_name LIKE 'trial %' and attributes.status = 'FINISHED'"}
+    )["runs"]
+    assert sorted(run["info"]["run_name"] for run in trials) == ["trial 0", "trial 1"]
+    assert all(run["data"]["metrics"][0]["value"] > 0 for run in trials)
+
+
+def test_review_by_its_deployment_is_written_down_and_nothing_is_promoted_without_approval(running: Running, version: str):
+    challenger = running.champion(alias="challenger")
+    assert challenger not in (None, version)
+    asked = {"version": challenger, "decision": "rejected", "reviewer": "ada", "note": "not before the sale"}
+    assert running.run("review", asked) == "COMPLETED"
+    assert ("rejected", "ada") in [(decision, by) for number, decision, by in decisions(running) if number == challenger]
+    assert running.champion() == version
+
+
+def tags_of(found: dict[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in found.get("tags", [])}
 
 
 def test_rollback_without_a_predecessor_is_refused_in_words_and_the_champion_goes_on(running: Running, version: str):

@@ -1,7 +1,7 @@
 """The daily update over the champion of the tiny run: days that were missed, a file for last month that comes late, and a day on which nothing came."""
 
 import json
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -32,7 +32,7 @@ def log(tiny: TinyRuns) -> pl.DataFrame:
     repeated = known.filter(pl.col(c.EVENT_TIME) > last - timedelta(days=364), pl.col(c.EVENT_TIME) <= last - timedelta(days=329)).with_columns(
         pl.col(c.EVENT_TIME) + timedelta(days=364), pl.col("event_id") + 1_000_000
     )
-    is_grown = (pl.col(c.EVENT_TIME) >= datetime(2023, 1, 31)) & (pl.col("event_id") % 7 == 0)
+    is_grown = (pl.col(c.EVENT_TIME).dt.date() >= date(2023, 1, 31)) & (pl.col("event_id") % 7 == 0)
     return pl.concat([known, repeated]).with_columns(pl.when(is_grown).then(pl.lit(GROWN)).otherwise(pl.col(c.ITEM_ID)).alias(c.ITEM_ID))
 
 
