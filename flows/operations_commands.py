@@ -63,7 +63,7 @@ def deploy(
 
 @operations.command()
 def update(parameters: Parameters) -> None:
-    """The daily update: new and late files, today's tables under the champion's networks, measured and registered."""
+    """The daily update: new and late files, a short training that goes on from the champion, measured and registered."""
     config = _load(parameters)
     with _said_plainly():
         from flows.daily_update import daily_update

@@ -190,7 +190,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_second_start_is_cancelled_and_cancel_ends_the_training_without_orphans(running: Running):
+def test_second_start_is_cancelled_and_cancel_leaves_a_checkpoint_and_no_orphan(running: Running):
     parameters = {**running.deployment("train")["parameters"]}
     parameters["config"] = {
         **parameters["config"],
@@ -204,6 +204,10 @@ def test_second_start_is_cancelled_and_cancel_ends_the_training_without_orphans(
     assert running.ended(first, seconds=120) == "CANCELLED"
     wait_for(lambda: not processes_of(running.installation.folder), 40)
     assert "register" not in running.steps(first)
+    jobs = (Path(store_of(running.config).root) / "steps" / "fine_tune").glob("*/job.json")
+    (cancelled,) = [path.parent for path in jobs if '"num_seeds":10,' in path.read_text(encoding="utf-8").replace(" ", "")]
+    assert list(cancelled.glob("*/seed_*/last.ckpt"))  # the next start goes on from here
+    assert not (cancelled / "result.json").exists()
 
 
 def test_worker_that_is_killed_in_a_run_leaves_no_training_behind(running: Running):

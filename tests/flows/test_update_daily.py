@@ -165,3 +165,12 @@ def test_lists_of_the_new_version_know_what_came_since(updates: list, tiny: Tiny
     folder = bundle_of_version(tiny.config.registry, tiny.config.storage_root, updates[2].version.version)
     newest = read_bundle(folder).table("histories").select(pl.col("event_day").list.max().max()).item()
     assert newest == (date(2023, 2, 4) - date(1970, 1, 1)).days
+
+
+def test_training_that_may_go_on_from_the_champion_is_that_of_the_daily_update(updates: list, config: PipelineConfig):
+    from flows.seasonal_training import seasonal_training
+
+    warm = config.model_copy(update={"warm_start": config.warm_start.model_copy(update={"enabled": True})})
+    outcome = seasonal_training(warm)
+    assert outcome.version.version == updates[2].version.version
+    assert "build_features" not in newest_run("seasonal-training").steps
