@@ -1,16 +1,19 @@
-"""What each component of the recommender adds: `python -m benchmarks.ablation [--quick] [--cells NAME ...]`.
+"""What each component of the recommender adds: `python -m benchmarks.ablation [--quick] [--data NAME] [--cells NAME ...]`.
 
 The head is fitted and measured with each component alone (taste, habit, trend, season), with each pair, and with all; with the encoder always in
-taste, with it and without the calendar of the request; and without one component at a time. Complete Journey, the origins of its parameters; the
-steps before fine-tuning are those of any other run over the same storage, and are made once.
+taste, with it and without the calendar of the request; and without one component at a time. Complete Journey unless `--data` says otherwise, the origins of
+its parameters; the steps before fine-tuning are those of any other run over the same storage, and are made once.
 
-Writes benchmarks/results/ablation.json (`--quick`: the last origin, ablation_quick.json). A finished cell is kept below
+Writes benchmarks/results/ablation.json (of another data set ablation_NAME.json; `--quick`: one origin, `_quick` in the name). A finished cell is kept below
 benchmarks/results/cells/ablation/, named by the digest of its parameters and of the code, so an interrupted run goes on. Rows `ndcg@10` are the
 figures of each cell; rows `gain of ndcg@10` hold the whole recommender against it on the same users, with paired intervals.
 """
 
 import argparse
 import json
+import os
+import shlex
+import sys
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any, get_args
 import polars as pl
 
 from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
-from benchmarks.recommender import CODE, parameters_of
+from benchmarks.recommender import CODE, DATA_SETS, parameters_of
 from contracts.config import PipelineConfig
 from contracts.sections.training import Component
 from evaluation.evaluation import evaluate
@@ -27,7 +30,6 @@ from flows.local_environment import use_local_stores
 from tasks.store import reuse_digest
 
 CELLS = RESULTS / "cells" / "ablation"
-DATASET = "complete_journey"
 COMPONENTS: tuple[str, ...] = get_args(Component)
 WHOLE = "all"
 METRIC = "ndcg@10"
@@ -36,14 +38,16 @@ METRIC = "ndcg@10"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the last origin only")
+    parser.add_argument("--data", choices=DATA_SETS, default=DATA_SETS[0], help="data set")
     parser.add_argument("--cells", nargs="+", choices=list(variants()), default=list(variants()), help="some cells only; `all` is always among them")
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     asked = parser.parse_args()
-    whole = parameters_of(DATASET, asked.storage, quick=asked.quick)
+    os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
+    whole = parameters_of(asked.data, asked.storage, quick=asked.quick)
     cells = {name: measured_cell(name, variant_of(whole, variants()[name])) for name in dict.fromkeys([WHOLE, *asked.cells])}
     rows = [row for cell in cells.values() for row in cell["rows"]] + gains(whole, cells)
-    command = "python -m benchmarks.ablation" + (" --quick" if asked.quick else "")
-    print(write_results("ablation_quick" if asked.quick else "ablation", command=command, rows=rows))
+    name = "ablation" + ("" if asked.data == DATA_SETS[0] else f"_{asked.data}") + ("_quick" if asked.quick else "")
+    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.ablation", *sys.argv[1:]]), rows=rows))
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -76,7 +80,7 @@ def variant_of(config: PipelineConfig, change: dict[str, Any]) -> PipelineConfig
 def measured_cell(name: str, config: PipelineConfig) -> dict[str, Any]:
     """Rows of a cell and where its rankings lie; read where it was measured before and its rankings are still stored."""
     digest = reuse_digest(config.model_copy(update={"storage_root": ""}), code=CODE)
-    cell = CELLS / f"{name.replace(' ', '_').replace(',', '')}-{digest}.json"
+    cell = CELLS / f"{config.name}-{name.replace(' ', '_').replace(',', '')}-{digest}.json"
     if cell.exists():
         found = dict(json.loads(cell.read_text(encoding="utf-8")))
         if (Path(config.storage_root) / found["rankings"]).exists():
@@ -108,12 +112,12 @@ def gains(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict
         pl.scan_parquet(validated.accepted.parts()),
         variant_of(config, {}).evaluation,
         model=WHOLE,
-        dataset=DATASET,
+        dataset=config.name,
         target_events=config.fine_tuning.target_events,
         seed=config.seed,
     )
     return [
-        {**one.model_dump(), "dataset": DATASET, "origin": "all", "metric": f"gain of {one.metric}", "value": one.relative, "seed": config.seed}
+        {**one.model_dump(), "dataset": config.name, "origin": "all", "metric": f"gain of {one.metric}", "value": one.relative, "seed": config.seed}
         for one in result.comparisons
         if one.metric == METRIC
     ]

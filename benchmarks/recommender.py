@@ -8,6 +8,7 @@ Online Retail II is read from the folder in PERENNIAL_DATA (default ../shared/da
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def main() -> None:
         config = parameters_of(name, asked.storage, quick=asked.quick)
         for seed in range(1 if asked.quick else asked.seeds):
             rows += measured_cell(config.model_copy(update={"seed": seed}))
-    command = "python -m benchmarks.recommender" + (" --quick" if asked.quick else "")
+    command = shlex.join(["python", "-m", "benchmarks.recommender", *sys.argv[1:]])
     write_results("recommender_quick" if asked.quick else "recommender", command=command, rows=rows)
 
 
