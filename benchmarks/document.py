@@ -113,6 +113,40 @@ def measurements(results: Results) -> str:
     )
 
 
+def peers(results: Results) -> str:
+    """Libraries beside ours, pooled over their origins; how the training of each ended."""
+    ended: dict[tuple[str, str], list[str]] = {}
+    for row in results["rows"]:
+        if "stopped" in row and (text := f"{row['origin']}: {row['epochs']} epochs, {row['stopped']}") not in ended.setdefault(
+            (row["dataset"], row["model"]), []
+        ):
+            ended[row["dataset"], row["model"]].append(text)
+    lines = ["How the training of each ended:", "", *(f"* {dataset}, {model}: {'; '.join(sorted(texts))}" for (dataset, model), texts in ended.items())]
+    return quality(results) + "\n\n" + "\n".join(lines)
+
+
+def labels(results: Results) -> str:
+    """Both arms at each share of the labels, and the gain of pre-training."""
+    rows = [row for row in results["rows"] if row["lead_days"] is not None]
+    lines = ["| list | lead | labels | without pre-training | pre-trained | gain in per cent [95 % interval] |", "|---|---|---|---|---|---|"]
+    for list_name, lead, share in sorted({(row["list"], row["lead_days"], row["label_share"]) for row in rows}):
+        here = [row for row in rows if (row["list"], row["lead_days"], row["label_share"]) == (list_name, lead, share)]
+        arms = [[row for row in here if row["metric"] == METRIC and row["model"] == arm] for arm in ("without pre-training", "pre-trained")]
+        cells = [interval(arm, "value", "ci_low", "ci_high", 4) for arm in arms] + [percent([row for row in here if row["metric"] == f"gain of {METRIC}"])]
+        lines.append(f"| {list_name} | {lead} | {share:.0%} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def against_goals(results: Results) -> str:
+    """One row per measurement with its interval, and the goal where it has one."""
+    lines = ["| data | model | metric | value [95 % interval] | n | goal |", "|---|---|---|---|---|---|"]
+    for row in results["rows"]:
+        value = interval([row], "value", "ci_low", "ci_high", 4) if row.get("ci_low") is not None else number(row["value"])
+        goal = f"{row['goal']}, {'reached' if row['reached'] else '**not reached**'}" if "goal" in row else ""
+        lines.append(f"| {row['dataset']} | {row['model']} | {row['metric']} | {value} | {row.get('n', '')} | {goal} |")
+    return "\n".join(lines)
+
+
 def demo(results: Results) -> str:
     """Time, memory and figures of the demo."""
     costs = [row for row in results["rows"] if "seconds" in row["metric"] or "GiB" in row["metric"]]
@@ -172,6 +206,11 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "demo": demo,
     "forecast": forecasts,
     "forecast_help": quality,
+    "recommender_peers": peers,
+    "further_sets": quality,
+    "few_labels": labels,
+    "planted_season": against_goals,
+    "leave_one_out": against_goals,
 }
 
 

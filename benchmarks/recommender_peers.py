@@ -1,0 +1,472 @@
+"""RecTools and RePlay under the protocol, beside ours: `python -m benchmarks.recommender_peers [--data NAME ...] [--quick]`.
+
+Each peer learns from the events before an origin, in an environment of its own (benchmarks/training_peers.py says where; this command makes what
+is missing), stops by its own validation (the last event of some users) or at a cap of CPU seconds, and leaves the best 20 items of every user: with
+repeats for `again`, without the user's history for `discover`. A peer does not know the lead: one ranking of an origin serves every lead. Our own
+code scores them. Three origins of each data set, evenly spread, the last among them; one seed, one thread.
+
+Writes benchmarks/results/recommender_peers.json. A finished cell (data set, peer, origin) is kept below benchmarks/results/cells/recommender_peers/,
+named by the digest of its settings and of this file; its rankings stay in the storage. Rows `gain of ndcg@10` hold ours against a peer on the same
+users, where the storage named by --ours holds rankings of ours for these origins (`python -m benchmarks.recommender` leaves them there).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+SETTINGS = {
+    "width": 64,
+    "blocks": 2,
+    "heads": 2,
+    "length": 50,
+    "batch": 32,
+    "negatives": 128,  # of each position in RecTools; RePlay shares SHARED_NEGATIVES over the batch
+    "dropout": 0.2,
+    "learning_rate": 1e-3,
+    "max_epochs": 100,
+    "patience": 2,  # epochs without a better validation
+    "validation_users": 1_000,
+    "cpu_seconds": 60,  # of fitting; the epoch under way is finished
+    "seed": 0,
+}
+SHARED_NEGATIVES = 1_024
+TOP = 20
+NUM_ORIGINS = 3
+PEERS = ("rectools:sasrec", "rectools:esasrec", "rectools:hstu", "rectools:bert4rec", "replay:sasrec")
+PACKAGES = {"rectools": ("torch==2.13.0", "rectools[torch]==0.19.0"), "replay": ("torch==2.13.0", "replay-rec[torch]==0.22.0")}
+OURS = "perennial"
+
+
+def main() -> None:
+    from benchmarks.machine import ROOT, write_results
+    from benchmarks.recommender import DATA_SETS, parameters_of
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="peers")
+    parser.add_argument("--origins", type=int, choices=range(1, NUM_ORIGINS + 1), default=NUM_ORIGINS, help="the last so many of the three origins")
+    parser.add_argument("--quick", action="store_true", help="the last origin and a tenth of the CPU time")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables and of the peers' rankings")
+    parser.add_argument("--ours", default=None, help="storage that holds our rankings; the same one where it is not given")
+    asked = parser.parse_args()
+    os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
+    settings = {**SETTINGS, "cpu_seconds": SETTINGS["cpu_seconds"] / 10} if asked.quick else SETTINGS
+    configs = {name: parameters_of(name, asked.storage, quick=False) for name in asked.data}
+    events = {name: accepted(config) for name, config in configs.items()}
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.data}
+    for back in range(1, 1 + (1 if asked.quick else asked.origins)):  # the last origins first: what is interrupted is comparable
+        for name, config in configs.items():
+            origin = evenly_spread(config.evaluation.origins)[-back]
+            cells[name] += [cell_of(config, events[name], peer, origin, settings) for peer in asked.peers]
+    rows: list[dict[str, Any]] = []
+    for name, config in configs.items():
+        rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]
+        rows += pooled(config, events[name], [cell for cell in cells[name] if "rankings" in cell], Path(asked.ours or asked.storage))
+    command = "python -m benchmarks.recommender_peers" + (" --quick" if asked.quick else "")
+    print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command, rows=rows))
+
+
+def evenly_spread(origins: tuple[date, ...]) -> tuple[date, ...]:
+    """Three of the origins, as far apart as they allow, the last among them."""
+    step = max(1, len(origins) // NUM_ORIGINS)
+    return tuple(reversed(origins[::-1][::step][:NUM_ORIGINS]))
+
+
+def accepted(config: Any) -> Any:
+    """Events of a data set as the pipeline cleans them, by time, ties in source order."""
+    import polars as pl
+
+    from contracts import columns as c
+    from flows.local_environment import use_local_stores
+
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import validate_only
+
+    _, validated = validate_only(config)
+    columns = [c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE]
+    return pl.scan_parquet(validated.accepted.parts()).select(columns).collect().sort(c.EVENT_TIME, maintain_order=True)
+
+
+# ---- one cell ------------------------------------------------------------------------------------------------------------------
+
+
+def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: dict[str, Any]) -> dict[str, Any]:
+    """A peer at an origin: what fitting took, where its rankings lie, its figures. Read where both are there; a failure is a cell that says so."""
+    import polars as pl
+
+    from benchmarks.machine import RESULTS, describe_machine, git_sha
+    from contracts.artifacts import text_digest
+
+    about = {"dataset": config.name, "model": peer, "origin": origin.isoformat()}
+    digest = text_digest(json.dumps({**about, **settings}), Path(__file__).read_text(encoding="utf-8").split("# ---- the other side")[-1])
+    name = f"{config.name}-{peer.replace(':', '-')}-{origin}-{digest}"
+    path = RESULTS / "cells" / "recommender_peers" / f"{name}.json"
+    rankings = Path(config.storage_root) / "recommender_peers" / f"{name}.parquet"
+    if path.exists() and rankings.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    found, cost = ranked_by(peer, interactions, config, origin, settings)
+    if found is None:
+        print(f"{name}: {cost['failed']}", file=sys.stderr, flush=True)
+        return {**about, **cost, "rows": []}
+    rankings.parent.mkdir(parents=True, exist_ok=True)
+    found.write_parquet(rankings)
+    rows = [row for row in measured({peer: pl.read_parquet(rankings)}, config, interactions, (origin,), model=peer) if row["origin"] == origin.isoformat()]
+    cell = {**about, "machine": describe_machine(), "git_sha": git_sha(), **cost, "rankings": str(rankings.relative_to(config.storage_root)), "rows": rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(cell, indent=0) + "\n", encoding="utf-8")
+    print(name, cost, {f"{row['list']} {row['lead_days']}": round(row["value"], 4) for row in rows}, flush=True)
+    return cell
+
+
+def ranked_by(peer: str, interactions: Any, config: Any, origin: date, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Rankings of a peer fitted on the events before an origin, and what they took; None and why where it failed."""
+    import polars as pl
+
+    library, model = peer.split(":")
+    python = environment_of(library)
+    known, users = split(interactions, config, origin)
+    codes = {column: known[column].unique().sort() for column in ("user_id", "item_id")}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        coded(known, codes).write_csv(folder / "events.csv")
+        coded(users, codes).write_csv(folder / "users.csv")
+        (folder / "ask.json").write_text(json.dumps({**settings, "library": library, "model": model, "at": int(epoch(origin))}))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+        environment.pop("PYTHONPATH", None)
+        done = subprocess.run([python, Path(__file__).resolve(), folder], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return None, {"failed": "\n".join(done.stderr.strip().splitlines()[-3:]) or str(done.returncode)}
+        cost = dict(json.loads((folder / "cost.json").read_text()))
+        return decoded(pl.read_csv(folder / "rankings.csv"), codes, leads_of(config, interactions, origin), origin), cost
+
+
+def split(interactions: Any, config: Any, origin: date) -> tuple[Any, Any]:
+    """Events before the origin, and the users with such events who come back in any of its windows (their ids only)."""
+    import polars as pl
+
+    from evaluation.targets import before, within
+
+    known = before(interactions, origin).collect()
+    windows = [within(interactions, origin, lead, config.evaluation.horizon_days) for lead in leads_of(config, interactions, origin)]
+    users = pl.concat(windows).select("user_id").unique().sort("user_id").collect()
+    return known, users.join(known.select("user_id").unique(), on="user_id", how="semi").sort("user_id")
+
+
+def leads_of(config: Any, interactions: Any, origin: date) -> tuple[int, ...]:
+    """Leads whose whole window lies in the data."""
+    from evaluation.origins import leads_that_fit
+
+    return leads_that_fit(origin, interactions["event_time"].max().date(), config.evaluation)
+
+
+def epoch(day: date) -> float:
+    return (day - date(1970, 1, 1)).days * 86_400
+
+
+def coded(table: Any, codes: dict[str, Any]) -> Any:
+    """Numbers for ids: user and item are places in `codes`, `at` is seconds; rows stay in order."""
+    import polars as pl
+
+    names = {"user_id": "user", "item_id": "item"}
+    columns = [pl.lit(codes[name]).search_sorted(pl.col(name)).alias(names[name]) for name in names if name in table.columns]
+    if "event_time" in table.columns:
+        columns.append(pl.col("event_time").dt.epoch("s").alias("at"))
+    return table.select(columns)
+
+
+def decoded(ranked: Any, codes: dict[str, Any], leads: tuple[int, ...], origin: date) -> Any:
+    """Rankings as the evaluation takes them: ids for numbers, the same lists at every lead."""
+    import polars as pl
+
+    table = ranked.select(
+        pl.lit(origin).alias("cutoff"),
+        pl.col("list"),
+        user_id=pl.lit(codes["user_id"]).gather(pl.col("user")),
+        item_id=pl.lit(codes["item_id"]).gather(pl.col("item")),
+        rank=pl.col("rank").cast(pl.Int32),
+    )
+    return pl.concat(table.with_columns(pl.lit(origin + timedelta(days=lead)).alias("request_date")) for lead in leads)
+
+
+def environment_of(library: str) -> Path:
+    """Interpreter of a library's environment, made with pip where it is missing."""
+    from benchmarks.training_peers import HOME
+
+    python = Path(os.environ.get(f"{library.upper()}_PYTHON", HOME / library / "bin" / "python"))
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+        for package in PACKAGES[library]:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+    return python
+
+
+# ---- figures -------------------------------------------------------------------------------------------------------------------
+
+
+def measured(rankings: dict[str, Any], config: Any, interactions: Any, origins: tuple[date, ...], *, model: str) -> list[dict[str, Any]]:
+    """NDCG@10 of rankings of the same windows, with intervals, and the gain of `model` over each of the others."""
+    from evaluation.evaluation import evaluate
+
+    settings = config.evaluation.model_copy(update={"origins": origins, "tune_until": None, "slices": False, "baselines": (), "season_lift": False})
+    result = evaluate(rankings, interactions, settings, model=model, dataset=config.name, target_events=config.fine_tuning.target_events, seed=config.seed)
+    rows = [row.model_dump() for row in result.rows if row.metric == "ndcg@10"]
+    rows += [
+        {**one.model_dump(), "dataset": config.name, "origin": "all", "metric": f"gain of {one.metric}", "value": one.relative}
+        for one in result.comparisons
+        if one.metric == "ndcg@10"
+    ]
+    return [{key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+
+
+def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]], ours: Path) -> list[dict[str, Any]]:
+    """Rows pooled over the origins of all peers that were measured at each of them; with ours among them where its rankings are there."""
+    import polars as pl
+
+    origins = tuple(sorted({date.fromisoformat(cell["origin"]) for cell in cells}))
+    tables: dict[str, Any] = {}
+    for peer in dict.fromkeys(cell["model"] for cell in cells):
+        mine = [cell for cell in cells if cell["model"] == peer]
+        if len(mine) == len(origins):
+            tables[peer] = pl.concat(pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in mine)
+    if not tables:
+        return []
+    known = our_rankings(ours, config.name, origins)
+    if known is None:
+        print(f"{config.name}: no rankings of ours for {', '.join(map(str, origins))} below {ours}; peers stand alone", file=sys.stderr)
+    model = next(iter(tables)) if known is None else OURS
+    rows = measured({**({OURS: known} if known is not None else {}), **tables}, config, interactions, origins, model=model)
+    return [row for row in rows if row["origin"] == "all" and (known is not None or "gain" not in row["metric"])]
+
+
+def our_rankings(storage: Path, name: str, origins: tuple[date, ...]) -> Any:
+    """Rankings of the newest whole evaluation of a data set (one with baselines) that holds every origin; None where there is none."""
+    import polars as pl
+
+    places = sorted((storage / name / "steps" / "evaluate").glob("*/evaluation.json"), key=lambda path: -path.stat().st_mtime)
+    for place in places:
+        result = json.loads(place.read_text(encoding="utf-8"))
+        if result["baselines"] and {origin.isoformat() for origin in origins} <= set(result["origins"]):
+            return pl.scan_parquet(place.with_name("rankings.parquet")).filter(pl.col("cutoff").is_in(origins)).collect()
+    return None
+
+
+# ---- the other side: only what the environment of the peer holds ---------------------------------------------------------------
+
+
+def answer(folder: Path) -> None:
+    """Fit the peer that ask.json names on events.csv; leave rankings.csv (list, user, item, rank) and cost.json."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import pandas as pd
+    import torch
+
+    torch.set_num_threads(1)
+    asked = json.loads((folder / "ask.json").read_text())
+    events = pd.read_csv(folder / "events.csv")
+    users = pd.read_csv(folder / "users.csv")["user"].to_numpy()
+    ranked, cost = (_replay if asked["library"] == "replay" else _rectools)(events, users, asked, folder)
+    ranked[["list", "user", "item", "rank"]].to_csv(folder / "rankings.csv", index=False)
+    (folder / "cost.json").write_text(json.dumps(cost))
+
+
+def _watch(base: type, asked: dict[str, Any], monitor: str, sign: float) -> Any:
+    """Callback: keep the best weights by validation; stop without a better one, or when the CPU seconds are spent."""
+    started = time.process_time()
+
+    class Watch(base):  # type: ignore[misc]
+        seen: dict[str, Any] = {"validation": [], "best": None, "stopped": "most epochs"}  # noqa: RUF012  of the class: RecTools trains with copies of what it is given
+
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            values = self.seen["validation"]
+            values.append(round(float(trainer.callback_metrics[monitor]), 5))
+            scores = [sign * value for value in values]
+            if scores[-1] == max(scores):
+                self.seen["best"] = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            if len(scores) - 1 - scores.index(max(scores)) >= asked["patience"]:
+                self.seen["stopped"], trainer.should_stop = "no better validation", True
+            elif time.process_time() - started > asked["cpu_seconds"]:
+                self.seen["stopped"], trainer.should_stop = f"cap of {asked['cpu_seconds']} CPU seconds", True
+
+        def cost(self) -> dict[str, Any]:
+            values = self.seen["validation"]
+            return {
+                "epochs": len(values),
+                "stopped": self.seen["stopped"],
+                "validation": values,
+                "monitor": monitor,
+                "cpu_seconds": round(time.process_time() - started, 1),
+            }
+
+    return Watch()
+
+
+def _rectools(events: Any, users: Any, asked: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
+    import pandas as pd
+    import pytorch_lightning
+    from rectools import Columns
+    from rectools.dataset import Dataset
+    from rectools.models import BERT4RecModel, HSTUModel, SASRecModel
+    from rectools.models.nn.transformers.ligr import LiGRLayers
+    from rectools.models.nn.transformers.utils import leave_one_out_mask
+
+    pytorch_lightning.seed_everything(asked["seed"], workers=True)
+    watch = _watch(pytorch_lightning.Callback, asked, "val_loss", -1.0)
+    table = events.rename(columns={"user": Columns.User, "item": Columns.Item}).assign(
+        **{Columns.Weight: 1, Columns.Datetime: pd.to_datetime(events["at"], unit="s")}
+    )
+    dataset = Dataset.construct(table.drop(columns="at"))
+    kinds = {
+        "sasrec": (SASRecModel, {}),
+        "esasrec": (SASRecModel, {"transformer_layers_type": LiGRLayers}),
+        "hstu": (HSTUModel, {"relative_time_attention": True, "relative_pos_attention": True}),
+        "bert4rec": (BERT4RecModel, {"mask_prob": 0.2}),
+    }
+    kind, given = kinds[asked["model"]]
+    model = kind(
+        n_blocks=asked["blocks"],
+        n_heads=asked["heads"],
+        n_factors=asked["width"],
+        dropout_rate=asked["dropout"],
+        session_max_len=asked["length"],
+        lr=asked["learning_rate"],
+        batch_size=asked["batch"],
+        epochs=asked["max_epochs"],
+        loss="sampled_softmax",
+        n_negatives=asked["negatives"],
+        dataloader_num_workers=0,
+        get_val_mask_func=leave_one_out_mask,
+        get_val_mask_func_kwargs={"val_users": min(asked["validation_users"], table[Columns.User].nunique() // 2)},
+        get_trainer_func=lambda: pytorch_lightning.Trainer(callbacks=[watch], max_epochs=asked["max_epochs"], num_sanity_val_steps=0, **_quiet()),
+        **given,
+    )
+    model.fit(dataset)
+    cost = watch.cost()
+    model.lightning_model.load_state_dict(watch.seen["best"])
+    context = {}
+    if getattr(model, "require_recommend_context", False):
+        context = {"context": pd.DataFrame({Columns.User: users, Columns.Datetime: pd.to_datetime(asked["at"], unit="s"), Columns.Weight: 0})}
+    lists = []
+    for name in ("again", "discover"):
+        given = {key: value.copy() for key, value in context.items()}
+        found = model.recommend(users=users, dataset=dataset, k=TOP, filter_viewed=name == "discover", on_unsupported_targets="ignore", **given)
+        lists.append(found.rename(columns={Columns.User: "user", Columns.Item: "item", Columns.Rank: "rank"}).assign(list=name))
+    return pd.concat(lists), cost
+
+
+def _replay(events: Any, users: Any, asked: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
+    import lightning
+    import pandas as pd
+    import polars as pl
+    from replay.data import FeatureHint, FeatureType
+    from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorSchema
+    from replay.nn import loss as losses
+    from replay.nn.lightning import LightningModule
+    from replay.nn.lightning.callback import ComputeMetricsCallback, PandasTopItemsCallback
+    from replay.nn.lightning.optimizer import OptimizerFactory
+    from replay.nn.lightning.postprocessor import SeenItemsFilter
+    from replay.nn.sequential import SasRec
+    from replay.nn.transform import UniformNegativeSamplingTransform
+    from replay.nn.transform.template import make_default_sasrec_transforms
+
+    lightning.seed_everything(asked["seed"], verbose=False)
+    number, length = int(events["item"].max()) + 1, asked["length"]
+    sequences = pl.from_pandas(events).group_by("user", maintain_order=True).agg(item_id=pl.col("item")).rename({"user": "user_id"})
+    long = sequences.filter(pl.col("item_id").list.len() >= 3)
+    held_out = long.sample(min(asked["validation_users"], long.height // 2), seed=asked["seed"])["user_id"].implode()
+    last = pl.col("item_id").list
+    checked = long.filter(pl.col("user_id").is_in(held_out)).select("user_id", last.slice(0, last.len() - 1).list.tail(length), ground_truth=last.tail(1))
+    checked.write_parquet(folder / "validate.parquet")
+    without = pl.when(pl.col("user_id").is_in(held_out)).then(last.slice(0, last.len() - 1)).otherwise(pl.col("item_id"))
+    learned = sequences.select("user_id", without.list.tail(length + 1).alias("item_id")).filter(last.len() >= 2)
+    learned.write_parquet(folder / "train.parquet")
+    seen = sequences.filter(pl.col("user_id").is_in(pl.Series(users).implode())).select("user_id", last.tail(length), seen_ids=last.unique())
+    seen.write_parquet(folder / "predict.parquet")
+    most = int(seen["seen_ids"].list.len().max())
+    schema = TensorSchema(
+        [
+            TensorFeatureInfo(
+                name="item_id",
+                is_seq=True,
+                padding_value=number,
+                cardinality=number,
+                embedding_dim=asked["width"],
+                feature_type=FeatureType.CATEGORICAL,
+                feature_hint=FeatureHint.ITEM_ID,
+            )
+        ]
+    )
+    transforms = make_default_sasrec_transforms(schema)
+    transforms["train"].insert(-1, UniformNegativeSamplingTransform(number, SHARED_NEGATIVES))
+    history = {"shape": length, "padding": number}
+    data = ParquetModule(
+        train_path=str(folder / "train.parquet"),
+        validate_path=str(folder / "validate.parquet"),
+        batch_size=asked["batch"],
+        metadata={
+            "train": {"item_id": {"shape": length + 1, "padding": number}},
+            "validate": {"item_id": history, "ground_truth": {"shape": 1, "padding": -1}},
+        },
+        transforms=transforms,
+    )
+    network = SasRec.from_params(
+        schema=schema,
+        embedding_dim=asked["width"],
+        max_sequence_length=length,
+        num_heads=asked["heads"],
+        num_blocks=asked["blocks"],
+        dropout=asked["dropout"],
+    )
+    network.loss = losses.CESampled(ignore_index=number)
+    network.loss.logits_callback = network.get_logits
+    watch = _watch(lightning.Callback, asked, "ndcg@10", 1.0)
+    module = LightningModule(network, optimizer_factory=OptimizerFactory(learning_rate=asked["learning_rate"]))
+    check = ComputeMetricsCallback(metrics=["ndcg"], ks=[10], verbose=False)
+    lightning.Trainer(max_epochs=asked["max_epochs"], callbacks=[check, watch], num_sanity_val_steps=0, **_quiet()).fit(module, datamodule=data)
+    cost = watch.cost()
+    module.load_state_dict(watch.seen["best"])
+    lists = []
+    for name in ("again", "discover"):
+        top = PandasTopItemsCallback(
+            top_k=TOP,
+            query_column="user_id",
+            item_column="item_id",
+            rating_column="score",
+            postprocessors=[SeenItemsFilter(number)] if name == "discover" else None,
+        )
+        asking = ParquetModule(
+            predict_path=str(folder / "predict.parquet"),
+            batch_size=256,
+            transforms=make_default_sasrec_transforms(schema),
+            metadata={"predict": {"user_id": {}, "item_id": history, "seen_ids": {"shape": most, "padding": number}}},
+        )
+        lightning.Trainer(callbacks=[top], inference_mode=True, **_quiet()).predict(module, datamodule=asking, return_predictions=False)
+        found = top.get_result()
+        found["rank"] = found.groupby("user_id")["score"].rank(method="first", ascending=False).astype(int)
+        lists.append(found.rename(columns={"user_id": "user", "item_id": "item"}).assign(list=name))
+    return pd.concat(lists), cost
+
+
+def _quiet() -> dict[str, Any]:
+    return {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2 and (Path(sys.argv[1]) / "ask.json").exists():
+        answer(Path(sys.argv[1]))
+    else:
+        main()

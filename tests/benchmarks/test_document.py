@@ -1,0 +1,29 @@
+"""Sections of docs/benchmarks.md: what a reader sees of the rows."""
+
+from benchmarks.document import against_goals, labels, peers
+
+
+def row(**given: object) -> dict[str, object]:
+    return {"dataset": "set", "list": "again", "lead_days": 0, "origin": "all", "metric": "ndcg@10", "ci_low": None, "ci_high": None, **given}
+
+
+def test_few_labels_stand_beside_each_other_with_the_gain_of_pretraining() -> None:
+    arms = [
+        row(model="without pre-training", value=0.2, ci_low=0.1, ci_high=0.3, label_share=0.01),
+        row(model="pre-trained", value=0.25, ci_low=0.2, ci_high=0.3, label_share=0.01),
+        row(model="pre-trained", other="without pre-training", metric="gain of ndcg@10", value=0.25, label_share=0.01)
+        | {"relative": 0.25, "relative_low": -0.1, "relative_high": 0.5},
+    ]
+    assert labels({"rows": arms}).splitlines()[-1] == "| again | 0 | 1% | 0.2000 [0.1000, 0.3000] | 0.2500 [0.2000, 0.3000] | +25.0 [-10.0, +50.0] |"
+
+
+def test_a_missed_goal_is_said_loudly() -> None:
+    text = against_goals({"rows": [row(model="m", value=0.1, n=5, goal=0.15, reached=False), row(model="m", value=0.2, n=5, goal=0.15, reached=True)]})
+    assert text.splitlines()[-2:] == ["| set | m | ndcg@10 | 0.1 | 5 | 0.15, **not reached** |", "| set | m | ndcg@10 | 0.2 | 5 | 0.15, reached |"]
+
+
+def test_peers_say_how_their_training_ended() -> None:
+    cell = row(model="replay:sasrec", value=0.1, origin="2017-11-01", epochs=4, stopped="cap of 60 CPU seconds")
+    text = peers({"rows": [cell, cell | {"list": "discover"}, row(model="replay:sasrec", value=0.1)]})
+    assert text.splitlines()[-1] == "* set, replay:sasrec: 2017-11-01: 4 epochs, cap of 60 CPU seconds"
+    assert "| replay:sasrec | 0.1000 |" in text
