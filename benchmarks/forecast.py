@@ -192,7 +192,7 @@ def _chosen(result: ForecastResult) -> dict[str, int]:
     return {f"{level}: {model}": count for level, model, count in used.group_by(c.LEVEL, c.MODEL).len().sort(c.LEVEL, c.MODEL).iter_rows()}
 
 
-def neuralforecast_cell(arena: Arena, folder: Path) -> dict[str, Any]:
+def neuralforecast_cell(arena: Arena, folder: Path, steps: int = forecast_neuralforecast.STEPS) -> dict[str, Any]:
     """N-HiTS of neuralforecast; only where its own environment is found."""
     python = forecast_neuralforecast.interpreter()
     if python is None:
@@ -200,11 +200,11 @@ def neuralforecast_cell(arena: Arena, folder: Path) -> dict[str, Any]:
     key = pl.concat_str(KEY, separator="|").alias("unique_id")
     series = arena.demand.select(key, pl.col(c.DATE).alias("ds"), pl.col(c.UNITS).alias("y"))
     history = pl.concat(series.filter(pl.col("ds") < cutoff).select(pl.lit(cutoff).alias(c.CUTOFF), pl.all()) for cutoff in arena.cutoffs)
-    table, seconds = forecast_neuralforecast.ask(folder, history, horizon=arena.set.horizon, frequency=arena.set.frequency, python=python)
+    table, cost = forecast_neuralforecast.ask(folder, history, horizon=arena.set.horizon, frequency=arena.set.frequency, python=python, steps=steps)
     ours = table.select(
         c.CUTOFF, pl.col("unique_id").str.split("|").list.to_struct(fields=list(KEY)).struct.unnest(), pl.col("ds").alias(c.DATE), pl.col("mean").alias(c.MEAN)
     )
-    return {"errors": _kept(arena.scaled_errors(arena.table_means(ours))), "cpu_seconds": seconds}
+    return {"errors": _kept(arena.scaled_errors(arena.table_means(ours))), **cost}
 
 
 def _kept(errors: np.ndarray) -> list[list[float | None]]:

@@ -76,9 +76,10 @@ def rows_of_set(name: str, frequency: str, cells: Mapping[str, Cell]) -> list[Ro
 def _of_contestant(name: str, contestant: str, cell: Cell, errors: Mapping[str, np.ndarray]) -> list[Row]:
     own = errors[contestant]
     count = int(np.isfinite(own).sum())
+    trained = {key: cell[key] for key in ("steps", "windows") if key in cell}
     rows = [
-        _row(name, contestant, "mase", float(np.nanmean(own)), count, cell, ends=mean_interval(own)),
-        _ratio_row(name, contestant, NAIVE, errors, cell),
+        _row(name, contestant, "mase", float(np.nanmean(own)), count, cell, ends=mean_interval(own), **trained),
+        {**_ratio_row(name, contestant, NAIVE, errors, cell), **trained},
         _row(name, contestant, "cpu_seconds", cell["cpu_seconds"], count, cell),
     ]
     measured = cell.get("measures", {})

@@ -17,7 +17,7 @@ CELLS = {
     "recent_mean": {"errors": [[3.0, 2.0, None], [3.0, 4.0, 2.0]], "cpu_seconds": 0.2},
     "gru": {"errors": [[1.0, 1.0, None], [1.0, 1.0, 1.0]], "cpu_seconds": 9.0, "measures": MEASURED},
     "nhits": {"errors": [[2.0, 2.0, None], [2.0, 2.0, 2.0]], "cpu_seconds": 9.0, "measures": MEASURED},
-    "neuralforecast_nhits": {"errors": [[1.0, 0.5, None], [1.0, 0.5, 1.0]], "cpu_seconds": 30.0},
+    "neuralforecast_nhits": {"errors": [[1.0, 0.5, None], [1.0, 0.5, 1.0]], "cpu_seconds": 30.0, "steps": 1_000, "windows": 256},
     "chosen": {
         "git_sha": "abc",
         "date": "2026-01-02",
@@ -70,6 +70,11 @@ def test_the_pipeline_stands_beside_the_best_single_model_and_the_best_own_netwo
     assert (beside["other"], beside["value"]) == ("theta", pytest.approx(5 / 7, rel=1e-4))
     network = row(rows, "perennial:gru", "ratio to neuralforecast:nhits")
     assert (network["note"], network["value"]) == ("best own network", pytest.approx(5 / 4))
+
+
+def test_the_rows_of_the_rival_say_how_long_it_was_trained(rows):
+    told = [row(rows, "neuralforecast:nhits", metric, lead_days=None) for metric in ("mase", "ratio to seasonal_naive")]
+    assert [(one["steps"], one["windows"]) for one in told] == [(1_000, 256)] * 2
 
 
 def test_goals_are_judged_by_what_was_found(rows):

@@ -90,6 +90,21 @@ def test_filled_periods_are_not_judged():
     assert rows["step"].to_list() == [2]
 
 
+def test_measures_by_step_and_by_season_by_hand():
+    demand = weekly("a", [1, 3] * 6 + [2.0] * 2)  # the week of 23 March holds 3, those of 30 March and 6 April 2
+    forecasts = pl.concat([forecast_rows("a", date(2020, 3, 23), [3.0, 4.0]), forecast_rows("a", date(2020, 3, 30), [2.0, 6.0])])
+    rows = judged(forecasts.with_columns(q100=pl.col("mean") - 1), build_panel(demand, "week"), ())
+    by_step = measure(rows, by=("step",))
+    assert by_step["step"].to_list() == [1, 2]
+    scale = {row["cutoff"]: row["scale"] for row in rows.iter_rows(named=True)}
+    first, second = scale[date(2020, 3, 23)], scale[date(2020, 3, 30)]
+    assert by_step["mase"].to_list() == pytest.approx([(0 / first + 0 / second) / 2, (2 / first + 4 / second) / 2])
+    assert by_step["coverage_80"].to_list() == [1.0, 0.0]
+    seasons = rows.with_columns(season=pl.when(pl.col("date") < date(2020, 4, 1)).then(pl.lit("Q1")).otherwise(pl.lit("Q2")))
+    by_season = measure(seasons, by=("season",))
+    assert by_season.select("season", "num_rows", "rmse").rows() == [("Q1", 3, pytest.approx((4 / 3) ** 0.5)), ("Q2", 1, 4.0)]
+
+
 def test_measures_agree_with_utilsforecast():
     losses = pytest.importorskip("utilsforecast.losses")
     import numpy as np
