@@ -7,7 +7,7 @@ QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENAB
 QUICK := not slow and not prefect and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers quick bench bench-forecast bench-serving bench-training ui up down serve clean
+.PHONY: help demo test check lint types layers quick bench bench-recommender bench-forecast bench-serving bench-training ui up down serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -44,6 +44,16 @@ bench: $(STAMP)  ## the short benchmarks: features and validation print, the rec
 	$(BIN)/python -m benchmarks.features --quick
 	$(BIN)/python -m benchmarks.validation --quick
 	$(BIN)/python -m benchmarks.recommender --quick
+	$(BIN)/python -m benchmarks.document
+
+bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all data sets; few labels, ablation; hours; goes on where it was stopped
+	$(BIN)/python -m benchmarks.recommender
+	$(BIN)/python -m benchmarks.recommender_peers
+	$(BIN)/python -m benchmarks.further_sets
+	$(BIN)/python -m benchmarks.planted_season
+	$(BIN)/python -m benchmarks.leave_one_out
+	$(BIN)/python -m benchmarks.few_labels
+	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.document
 
 bench-forecast: $(STAMP)  ## forecasts on eight public sets, and what they do for the recommender; hours; goes on where it was stopped
