@@ -4,6 +4,7 @@
     python -m benchmarks.forecast --quick                 # two small sets, no networks; prints, keeps nothing
     python -m benchmarks.forecast --sets eia_weekly       # some sets only
     python -m benchmarks.forecast --again chosen          # do cells whose name holds this text again
+    python -m benchmarks.forecast --again neuralforecast --rival-steps 300   # the rival trained more briefly than by its default; its rows say so
     python -m benchmarks.forecast --rows                  # measure nothing, write the rows of the cells anew
 
 A cell is one contestant on one set; finished cells are kept (benchmarks/results/cells/forecast), so an interrupted run goes on. At each of five origins
@@ -200,7 +201,9 @@ def neuralforecast_cell(arena: Arena, folder: Path, steps: int = forecast_neural
     key = pl.concat_str(KEY, separator="|").alias("unique_id")
     series = arena.demand.select(key, pl.col(c.DATE).alias("ds"), pl.col(c.UNITS).alias("y"))
     history = pl.concat(series.filter(pl.col("ds") < cutoff).select(pl.lit(cutoff).alias(c.CUTOFF), pl.all()) for cutoff in arena.cutoffs)
-    table, cost = forecast_neuralforecast.ask(folder, history, horizon=arena.set.horizon, frequency=arena.set.frequency, python=python, steps=steps)
+    table, cost = forecast_neuralforecast.ask(
+        folder / str(steps), history, horizon=arena.set.horizon, frequency=arena.set.frequency, python=python, steps=steps
+    )
     ours = table.select(
         c.CUTOFF, pl.col("unique_id").str.split("|").list.to_struct(fields=list(KEY)).struct.unnest(), pl.col("ds").alias(c.DATE), pl.col("mean").alias(c.MEAN)
     )
@@ -278,7 +281,9 @@ def synthetic_demand(frequency: str, number: int) -> tuple[pl.LazyFrame, Forecas
 # ---- results -------------------------------------------------------------------------------------------------------------
 
 
-def plan(names: Sequence[str], *, networks: Sequence[str], singles: Sequence[str]) -> list[tuple[str, str, Callable[[Arena, Path], dict[str, Any]]]]:
+def plan(
+    names: Sequence[str], *, networks: Sequence[str], singles: Sequence[str], rival_steps: int
+) -> list[tuple[str, str, Callable[[Arena, Path], dict[str, Any]]]]:
     """(set, contestant, work) in the order they are done: cheap ones of every set first, then networks, then what the pipeline chooses with them."""
     cells: list[tuple[str, str, Callable[[Arena, Path], dict[str, Any]]]] = []
     for name in names:
@@ -286,11 +291,11 @@ def plan(names: Sequence[str], *, networks: Sequence[str], singles: Sequence[str
         cells += [(name, network, lambda arena, folder, network=network: network_cell(arena, network, folder)) for network in networks]
         cells.append((name, CHOSEN, lambda arena, folder: chosen_cell(arena, folder, networks)))
         if networks:
-            cells.append((name, OTHERS_NETWORK, neuralforecast_cell))
+            cells.append((name, OTHERS_NETWORK, lambda arena, folder: neuralforecast_cell(arena, folder, rival_steps)))
     return cells
 
 
-def run(names: Sequence[str], *, quick: bool, again: str | None, speed: bool) -> list[Row]:
+def run(names: Sequence[str], *, quick: bool, again: str | None, speed: bool, rival_steps: int) -> list[Row]:
     """Do the cells that are missing, keep each, and write the rows of all."""
     networks, singles = ((), SINGLES[:7]) if quick else (NETWORKS, SINGLES)
     folder = WORK / "quick_cells" if quick else FOLDER
@@ -298,7 +303,7 @@ def run(names: Sequence[str], *, quick: bool, again: str | None, speed: bool) ->
         shutil.rmtree(folder, ignore_errors=True)
     kept = read_cells(folder)
     arenas: dict[str, Arena] = {}
-    for name, contestant, work in plan(names, networks=networks, singles=singles):
+    for name, contestant, work in plan(names, networks=networks, singles=singles, rival_steps=rival_steps):
         if _is_done(kept.get(name, {}).get(contestant)) and not (again and again in f"{name}/{contestant}"):
             continue
         print(f"{datetime.now(UTC):%H:%M:%S} {name}/{contestant}", flush=True)
@@ -334,6 +339,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=sorted(SETS), default=None)
     parser.add_argument("--again", default=None)
     parser.add_argument("--no-speed", action="store_true")
+    parser.add_argument("--rival-steps", type=int, default=forecast_neuralforecast.STEPS, help="training steps of the N-HiTS of neuralforecast at each origin")
     parser.add_argument("--rows", action="store_true", help="measure nothing: write the rows of the cells that are there")
     parser.add_argument("--speed", default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -341,7 +347,7 @@ def main() -> None:
         print(json.dumps(measure_speed(given.speed)))
         return
     names = given.sets or (["walmart_weekly", "au_tourism_monthly"] if given.quick else list(SETS))
-    rows = all_rows() if given.rows else run(names, quick=given.quick, again=given.again, speed=not given.no_speed)
+    rows = all_rows() if given.rows else run(names, quick=given.quick, again=given.again, speed=not given.no_speed, rival_steps=given.rival_steps)
     if not given.quick:
         write_results("forecast", command="python -m benchmarks.forecast", rows=rows)
     shown = [row for row in rows if row["dataset"] in names and row["metric"] == f"ratio to {NAIVE}"]
