@@ -44,6 +44,7 @@ CELLS = RESULTS / "cells" / "leave_one_out"
 DATASET = "amazon_beauty_5core"
 EPOCHS, CHECKS, CHECK_USERS = 40.0, 10, 4_000
 LENGTH = 50
+BATCH_EVENTS = 2_048
 TOP = 10
 GOAL = 0.0531  # SASRec with sampled softmax, as published for these data
 EPOCH = date(1970, 1, 1)
@@ -101,7 +102,7 @@ def without_last(events: pl.DataFrame, number: int) -> tuple[pl.DataFrame, pl.Da
     return marked.filter(pl.col("left") >= number).drop("left"), marked.filter(pl.col("left") == number - 1).drop("left")
 
 
-def job_of(num_items: int, cutoff: date, *, epochs: float, seed: int) -> PretrainJob:
+def job_of(num_items: int, cutoff: date, *, epochs: float, seed: int, batch_events: int = BATCH_EVENTS) -> PretrainJob:
     """The training: one stretch of time, no day held out, every event a target."""
     return PretrainJob(
         inputs_digest="benchmark",
@@ -114,7 +115,7 @@ def job_of(num_items: int, cutoff: date, *, epochs: float, seed: int) -> Pretrai
         objective="next_item",
         loss="sampled_softmax_logq",
         epochs=epochs,
-        batch_events=4_096,
+        batch_events=batch_events,
         num_negatives=1_024,
         item_rate=1.0,
         held_out_days=0,
@@ -123,14 +124,14 @@ def job_of(num_items: int, cutoff: date, *, epochs: float, seed: int) -> Pretrai
     )
 
 
-def fitted_scores(events: pl.DataFrame, *, epochs: float, seed: int) -> tuple[dict[str, Any], float]:
+def fitted_scores(events: pl.DataFrame, *, epochs: float, seed: int, batch_events: int = BATCH_EVENTS) -> tuple[dict[str, Any], float]:
     """NDCG@10 of each user's last event, by the state that ranks the last but one best; and how well it did that."""
     vocabulary = vocabulary_of(events)
     known, target = without_last(events, 1)
     learned, check = without_last(events, 2)
     last = events[c.EVENT_TIME].max()
     lightning.seed_everything(seed, verbose=False)
-    job = job_of(vocabulary.height, last.date() + timedelta(days=1), epochs=epochs, seed=seed)  # type: ignore[union-attr]
+    job = job_of(vocabulary.height, last.date() + timedelta(days=1), epochs=epochs, seed=seed, batch_events=batch_events)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         training_events(learned.lazy(), vocabulary).sink_parquet(folder / "events.parquet", maintain_order=True)
