@@ -1,22 +1,25 @@
 """Smaller forms of a trained model beside the full one: `python -m benchmarks.compression`.
 
-Complete Journey, its newest origin, the encoder always in taste; the step `compress` makes int8, product-quantised and distilled forms and measures
-them, as in any other run. Writes benchmarks/results/compression.json: size, median time of a request, NDCG@10 of each list, and what each form loses
-against the full model.
+Complete Journey, its newest origin, the encoder always in taste; the step `compress` makes int8 and distilled forms and measures them, as in any other
+run; the product-quantised one, which the step tries from a million items on, is made and measured here alike. Writes benchmarks/results/compression.json:
+size, median time of a request, NDCG@10 of each list, and what each form loses against the full model.
 The steps before are those of any other run over the same storage, and are made once.
 """
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from prefect import flow
 
 from benchmarks.machine import ROOT, write_results
 from benchmarks.recommender import parameters_of
-from contracts.artifacts import Bundles
+from contracts.artifacts import Bundles, ValidationReport
 from contracts.config import PipelineConfig
 from flows.first_steps import checked_data, fine_tuning_inputs
 from flows.local_environment import use_local_stores
-from tasks.compress import FULL, NUM_USERS, compress
+from serving.compression import compress_bundle
+from tasks.compress import FULL, NUM_USERS, compress, figures, measure_form, wanted_items
 from tasks.fine_tune import fine_tune
 from tasks.store import store_of
 
@@ -29,7 +32,7 @@ def main() -> None:
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     config = with_every_form(parameters_of(DATASET, parser.parse_args().storage, quick=True))
     use_local_stores(config.storage_root)
-    print(write_results("compression", command="python -m benchmarks.compression", rows=rows_of(fitted_forms(config).metrics, config)))
+    print(write_results("compression", command="python -m benchmarks.compression", rows=rows_of(figures_of_forms(config), config)))
 
 
 def with_every_form(config: PipelineConfig) -> PipelineConfig:
@@ -44,9 +47,9 @@ def with_every_form(config: PipelineConfig) -> PipelineConfig:
     )
 
 
-@flow(name="fitted-forms")
-def fitted_forms(config: PipelineConfig) -> Bundles:
-    """The path up to step `compress`."""
+@flow(name="figures-of-forms")
+def figures_of_forms(config: PipelineConfig) -> dict[str, float]:
+    """The path up to step `compress`: its figures, named form.FORM.FIGURE."""
     store = store_of(config)
     validated = checked_data(config, store)[1]
     features, forecasts, season, snapshots = fine_tuning_inputs(config, validated, store)
@@ -64,7 +67,17 @@ def fitted_forms(config: PipelineConfig) -> Bundles:
         seed=config.seed,
     )
     targets = config.fine_tuning.target_events
-    return compress(fitted, validated, config.evaluation, config.registry.gates, targets, store, compute=config.compute, seed=config.seed)
+    bundles = compress(fitted, validated, config.evaluation, config.registry.gates, targets, store, compute=config.compute, seed=config.seed)
+    return {**bundles.metrics, **quantised(fitted, validated, config)}
+
+
+def quantised(fitted: Bundles, validated: ValidationReport, config: PipelineConfig) -> dict[str, float]:
+    """Figures of the product-quantised form, on the users the other forms were measured on."""
+    origin = min(fitted.evaluated)
+    of_list = wanted_items(validated, origin, config.evaluation, config.fine_tuning.target_events)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = compress_bundle(Path(fitted.evaluated[origin].path), Path(folder) / "pq", form="pq")
+        return {f"form.pq.{name}": value for name, value in figures(measure_form("pq", bundle, of_list)).items()}
 
 
 def rows_of(metrics: dict[str, float], config: PipelineConfig) -> list[dict[str, object]]:
@@ -76,9 +89,9 @@ def rows_of(metrics: dict[str, float], config: PipelineConfig) -> list[dict[str,
             forms.setdefault(form, {})[figure] = value
     common = {"dataset": DATASET, "lead_days": 0, "origin": str(min(config.evaluation.origins)), "seed": config.seed}
     rows: list[dict[str, object]] = []
-    for form, figures in forms.items():
+    for form, of_form in forms.items():
         model = "perennial" if form == FULL else f"perennial:{form}"
-        for figure, value in figures.items():
+        for figure, value in of_form.items():
             if figure in NAMES:
                 rows.append({**common, "model": model, "list": None, "metric": NAMES[figure], "value": round(value, 3), "n": NUM_USERS})
                 continue

@@ -66,10 +66,7 @@ def compress(
         return _in_form(bundle, name, folder, student=lambda: distilled_encoder(bundle, folder, compute, seed, get_run_logger().info))
 
     forms = {FULL: first, **{name: in_form(first, name) for name in names}}
-    interactions = read_table(validated.accepted)
-    wanted = {
-        name: targets(interactions, date.fromisoformat(origin), 0, config.horizon_days, name, target_events=target_events or None) for name in config.lists
-    }
+    wanted = wanted_items(validated, origin, config, target_events)
     measured = [measure_form(name, bundle, wanted) for name, bundle in forms.items()]
     chosen = choose_form(measured, max_loss=gates.max_form_loss)
     create_table_artifact(
@@ -78,12 +75,18 @@ def compress(
         description=f"smaller forms at {origin}, {NUM_USERS} users; chosen: {chosen.name}",
     )
     get_run_logger().info("form %s of %s goes on", chosen.name, ", ".join(forms))
-    write_text(json.dumps({form.name: _figures(form) for form in measured}, indent=1), folder / "forms.json")
-    metrics = {**bundles.metrics, **{f"form.{form.name}.{name}": value for form in measured for name, value in _figures(form).items()}}
+    write_text(json.dumps({form.name: figures(form) for form in measured}, indent=1), folder / "forms.json")
+    metrics = {**bundles.metrics, **{f"form.{form.name}.{name}": value for form in measured for name, value in figures(form).items()}}
     if chosen.name == FULL:
         return bundles.model_copy(update={"metrics": metrics})
     evaluated = {day: in_form(bundle, chosen.name) for day, bundle in bundles.evaluated.items()}
     return bundles.model_copy(update={"evaluated": evaluated, "final": in_form(bundles.final, chosen.name), "metrics": metrics})
+
+
+def wanted_items(validated: ValidationReport, origin: str, config: EvaluationConfig, target_events: tuple[str, ...]) -> dict[str, pl.DataFrame]:
+    """Targets (user_id, item_id) of each list in the window that begins at the origin."""
+    interactions, day = read_table(validated.accepted), date.fromisoformat(origin)
+    return {name: targets(interactions, day, 0, config.horizon_days, name, target_events=target_events or None) for name in config.lists}
 
 
 def has_encoder(bundle: BundleRef) -> bool:
@@ -127,7 +130,8 @@ def _in_form(bundle: BundleRef, form: str, folder: Path, *, student: Callable[[]
     return compress_bundle(Path(bundle.path), target, form=form, encoder=student() if form == DISTILLED else None)
 
 
-def _figures(form: Form) -> dict[str, float]:
+def figures(form: Form) -> dict[str, float]:
+    """What the registry holds of a form: size (MB), time of a request (ms), NDCG@10 of each list."""
     return {"size_mb": form.size_bytes / 1e6, "latency_ms": form.latency_ms, **{f"{name}.ndcg_at_10": value for name, value in form.quality.items()}}
 
 
