@@ -147,6 +147,24 @@ def against_goals(results: Results) -> str:
     return "\n".join(lines)
 
 
+def warm_starts(results: Results) -> str:
+    """Quality as everywhere, for each kind of taste; then what each model cost, step by step, and how much was new."""
+    parts = []
+    for taste in dict.fromkeys(row["taste"] for row in results["rows"]):
+        here = [{**row, "dataset": f"{row['dataset']}, taste {taste}"} for row in results["rows"] if row["taste"] == taste]
+        costs = [row for row in here if row["metric"] == "CPU seconds"]
+        lines = ["| model | CPU seconds | of them |", "|---|---|---|"]
+        for model in dict.fromkeys(row["model"] for row in costs):
+            steps: dict[str, float] = {}
+            for row in costs:
+                if row["model"] == model:
+                    steps[row["step"]] = steps.get(row["step"], 0.0) + row["value"]
+            lines.append(f"| {model} | {sum(steps.values()):.0f} | {', '.join(f'{step} {seconds:.0f}' for step, seconds in steps.items())} |")
+        new = [f"{row['metric']}: {row['value']:,} of {row['of']:,}" for row in here if "of" in row]
+        parts += [quality({"rows": here}), "\n".join(lines), "; ".join(new)]
+    return "\n\n".join(parts)
+
+
 def demo(results: Results) -> str:
     """Time, memory and figures of the demo."""
     costs = [row for row in results["rows"] if "seconds" in row["metric"] or "GiB" in row["metric"]]
@@ -209,6 +227,7 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "recommender_peers": peers,
     "further_sets": quality,
     "few_labels": labels,
+    "warm_start": warm_starts,
     "planted_season": against_goals,
     "leave_one_out": against_goals,
 }
