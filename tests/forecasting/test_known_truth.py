@@ -174,6 +174,25 @@ def test_never_worse_than_last_year_over_many_kinds_of_series():
     assert ours.mean() < theirs.mean()
 
 
+def test_trend_week_year_and_feasts_are_found_apart():
+    num_days = 364 * 4
+    day = np.arange(num_days)
+    planted = {
+        "trend": 100 * (1 + 0.5 * day / num_days),
+        "season_7": 1 + 0.3 * np.sin(2 * np.pi * day / 7),
+        "season_364": 1 + 0.4 * np.sin(2 * np.pi * day / 364),
+        "feasts": np.where([any(1 <= (easter - MONDAY).days - number <= 7 for easter in EASTERS) for number in day], 1.5, 1.0),
+    }
+    units = np.prod(list(planted.values()), axis=0) * np.random.default_rng(11).normal(1, 0.03, num_days)
+    days = feast_calendar(MONDAY, MONDAY + timedelta(days=num_days), {"easter": EASTERS})
+    parts = decompose(build_panel(rows("a", units, days=1), "day", (7, 364)), 0, seasons=(7, 364), calendar=days)
+    inside = slice(182, num_days - 182)  # at the ends the nearest full year stands in for the trend
+    for name, truth in planted.items():
+        found = parts[name].to_numpy()
+        assert relative_error(found[inside], truth[inside]) < 0.05, name
+        assert np.corrcoef(found[inside], truth[inside])[0, 1] > 0.85, name
+
+
 def test_the_parts_of_a_series_multiply_to_it_and_the_picture_is_drawn(tmp_path):
     units = yearly(156, 26) * np.random.default_rng(3).normal(1, 0.05, 156)
     table = rows("a", units)
