@@ -13,6 +13,7 @@ users, where the storage named by --ours holds rankings of ours for these origin
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="peers")
     parser.add_argument("--origins", type=int, choices=range(1, NUM_ORIGINS + 1), default=NUM_ORIGINS, help="the last so many of the three origins")
+    parser.add_argument("--stored", action="store_true", help="write what an interrupted run has finished; nothing is fitted")
     parser.add_argument("--quick", action="store_true", help="the last origin and a tenth of the CPU time")
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables and of the peers' rankings")
     parser.add_argument("--ours", default=None, help="storage that holds our rankings; the same one where it is not given")
@@ -64,12 +66,13 @@ def main() -> None:
     for back in range(1, 1 + (1 if asked.quick else asked.origins)):  # the last origins first: what is interrupted is comparable
         for name, config in configs.items():
             origin = evenly_spread(config.evaluation.origins)[-back]
-            cells[name] += [cell_of(config, events[name], peer, origin, settings) for peer in asked.peers]
+            found = (cell_of(config, events[name], peer, origin, settings, only_stored=asked.stored) for peer in asked.peers)
+            cells[name] += [cell for cell in found if cell]
     rows: list[dict[str, Any]] = []
     for name, config in configs.items():
-        rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]
+        rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]  # a failed cell has no rows
         rows += pooled(config, events[name], [cell for cell in cells[name] if "rankings" in cell], Path(asked.ours or asked.storage))
-    command = "python -m benchmarks.recommender_peers" + (" --quick" if asked.quick else "")
+    command = shlex.join(["python", "-m", "benchmarks.recommender_peers", *sys.argv[1:]])
     print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command, rows=rows))
 
 
@@ -97,8 +100,11 @@ def accepted(config: Any) -> Any:
 # ---- one cell ------------------------------------------------------------------------------------------------------------------
 
 
-def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: dict[str, Any]) -> dict[str, Any]:
-    """A peer at an origin: what fitting took, where its rankings lie, its figures. Read where both are there; a failure is a cell that says so."""
+def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: dict[str, Any], *, only_stored: bool = False) -> dict[str, Any]:
+    """A peer at an origin: what fitting took, where its rankings lie, its figures. Read where both are there; a failure is a cell that says so.
+
+    `only_stored`: empty where it was not measured before.
+    """
     import polars as pl
 
     from benchmarks.machine import RESULTS, describe_machine, git_sha
@@ -111,6 +117,8 @@ def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: d
     rankings = Path(config.storage_root) / "recommender_peers" / f"{name}.parquet"
     if path.exists() and rankings.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
+    if only_stored:
+        return {}
     found, cost = ranked_by(peer, interactions, config, origin, settings)
     if found is None:
         print(f"{name}: {cost['failed']}", file=sys.stderr, flush=True)

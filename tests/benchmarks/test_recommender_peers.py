@@ -86,6 +86,7 @@ def test_a_cell_is_measured_once_and_its_list_is_scored_as_asked(
         return peers.decoded(ranked, codes, (0, 28), ORIGIN), {"epochs": 1, "stopped": "cap"}
 
     monkeypatch.setattr(peers, "ranked_by", ranked_by)
+    assert peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS, only_stored=True) == {}
     for _ in range(2):
         cell = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
     assert made == ["replay:sasrec"]
