@@ -72,7 +72,8 @@ def main() -> None:
     for name, config in configs.items():
         rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]  # a failed cell has no rows
         rows += pooled(config, events[name], [cell for cell in cells[name] if "rankings" in cell], Path(asked.ours or asked.storage))
-    command = shlex.join(["python", "-m", "benchmarks.recommender_peers", *sys.argv[1:]])
+    flags = [f"--{name}" for name in ("quick", "stored") if getattr(asked, name)]  # no folder of the machine
+    command = shlex.join(["python", "-m", "benchmarks.recommender_peers", *flags, "--origins", str(asked.origins)])
     print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command, rows=rows))
 
 
