@@ -26,7 +26,7 @@ from tasks.reuse import reusable
 from tasks.store import Store, read_table, write_table
 from tasks.update_features import FreshTables
 
-CODE = ("features", "lightning_modules")
+CODE = ("features", "lightning_modules", "serving/bundle.py")
 WARM_UP_STEPS = 10
 
 
