@@ -58,7 +58,8 @@ def forecasts(results: Results) -> str:
         found = {one["metric"]: one for one in pooled if (one["dataset"], one["model"]) == (row["dataset"], row["model"])}
         covered = [f"{found[name]['value']:.1%}" if name in found else "" for name in ("coverage_80", "coverage_95")]
         cells = [interval([found["mase"]], "value", "ci_low", "ci_high", 3), interval([row], "value", "ci_low", "ci_high", 3), *covered]
-        lines.append(f"| {row['dataset']} | {row['model']} | " + " | ".join(cells) + " |")
+        trained = f" ({row['steps']:,} steps)" if "steps" in row else ""
+        lines.append(f"| {row['dataset']} | {row['model']}{trained} | " + " | ".join(cells) + " |")
     beside = [row for row in pooled if row["metric"] == "ratio to best single model in hindsight" or row.get("note") == "best own network"]
     compared = [
         f"* {row['dataset']}: {row['model']} to {row['other']}{' (best single model in hindsight)' if 'hindsight' in row['metric'] else ''}: "

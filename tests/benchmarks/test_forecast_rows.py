@@ -116,6 +116,7 @@ def test_a_cell_is_kept_beside_those_of_another_process(tmp_path):
 def test_the_document_says_what_was_not_reached(rows):
     text = forecasts({"rows": json.loads(json.dumps(rows))})
     assert "| eia_weekly | perennial | 1.000 [" in text
+    assert "| eia_weekly | neuralforecast:nhits (1,000 steps) | 0.800 [" in text
     assert "| 90.0% | 97.0% |" in text
     assert "* eia_weekly: perennial, ratio to seasonal naive 0.5, asked at most 0.45: **not reached**" in text
     assert "* eia_weekly: perennial to theta (best single model in hindsight): 0.714" in text
