@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from prefect import flow
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from benchmarks.recommender import CODE, PARAMETERS, short
@@ -53,7 +52,6 @@ def config_of(storage: str, arm: str, share: float) -> PipelineConfig:
     return PipelineConfig.model_validate(values)
 
 
-@flow(name="few-labels")
 def measured(config: PipelineConfig, seed: int) -> EvaluationRef:
     """Train and measure; the seed is of the head and its labels, what comes before it is made once."""
     from flows.first_steps import checked_data, fine_tuning_inputs
@@ -101,10 +99,12 @@ def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> 
         found = dict(json.loads(cell.read_text(encoding="utf-8")))
         if (Path(config.storage_root) / found["rankings"]).exists():
             return found
-    use_local_stores(config.storage_root)
+    use_local_stores(config.storage_root)  # before Prefect is imported
+    from prefect import flow
+
     from tasks.evaluate import read_evaluation
 
-    reference = measured(config, seed)
+    reference = flow(name="few-labels")(measured)(config, seed)
     assert reference.rankings is not None
     rows = [short({**row.model_dump(), "model": f"{arm}, {share:.0%} of labels", "seed": seed}) for row in read_evaluation(reference.path).rows]
     text = results_text([row for row in rows if row["metric"] == METRIC])

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from prefect import flow
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from benchmarks.recommender import CODE, short
@@ -54,8 +53,10 @@ def measured_cell(storage: str) -> list[dict[str, Any]]:
     Path(storage).mkdir(parents=True, exist_ok=True)
     known, later = cut(planted_events())
     known.write_parquet(Path(storage) / "planted_season.parquet")
-    use_local_stores(config.storage_root)
-    rankings = rank_at_own_date(trained(config), first_new(known, later))
+    use_local_stores(config.storage_root)  # before Prefect is imported
+    from prefect import flow
+
+    rankings = rank_at_own_date(flow(name="planted-season")(trained)(config), first_new(known, later))
     rows = [short({"dataset": config.name, "model": "perennial", "seed": config.seed, **row}) for row in figures(rankings, first_new(known, later))]
     cell.parent.mkdir(parents=True, exist_ok=True)
     cell.write_text(results_text(rows), encoding="utf-8")
@@ -76,7 +77,6 @@ def config_of(storage: str, events: str) -> PipelineConfig:
     )
 
 
-@flow(name="planted-season")
 def trained(config: PipelineConfig) -> BundleRef:
     """The path up to the model of the end of the data."""
     from flows.first_steps import checked_data, fine_tuning_inputs
