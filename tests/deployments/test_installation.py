@@ -3,6 +3,7 @@
 The tests build on one another, in this order.
 """
 
+import json
 import os
 import re
 import shutil
@@ -198,15 +199,20 @@ def test_second_start_is_cancelled_and_cancel_leaves_a_checkpoint_and_no_orphan(
         "fine_tuning": {**parameters["config"]["fine_tuning"], "max_steps": 100_000, "epochs": 1_000, "patience": 1_000, "num_seeds": 10},
     }
     first = running.begin("train", parameters)
-    wait_for(lambda: processes_of(running.installation.folder), 200)
+    fits = Path(store_of(running.config).root) / "steps" / "fine_tune"
+
+    def of_first() -> list[Path]:
+        return [path.parent for path in fits.glob("*/job.json") if json.loads(path.read_text(encoding="utf-8"))["job"]["num_seeds"] == 10]
+
+    wait_for(lambda: [found for folder in of_first() for found in folder.glob("*/seed_*/last.ckpt")], 200)
     assert running.run("train", parameters) == "CANCELLED"
+    asked = time.time()
     running.prefect("POST", f"flow_runs/{first}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     assert running.ended(first, seconds=120) == "CANCELLED"
     wait_for(lambda: not processes_of(running.installation.folder), 40)
     assert "register" not in running.steps(first)
-    jobs = (Path(store_of(running.config).root) / "steps" / "fine_tune").glob("*/job.json")
-    (cancelled,) = [path.parent for path in jobs if '"num_seeds":10,' in path.read_text(encoding="utf-8").replace(" ", "")]
-    assert list(cancelled.glob("*/seed_*/last.ckpt"))  # the next start goes on from here
+    (cancelled,) = of_first()
+    assert max(found.stat().st_mtime for found in cancelled.glob("*/seed_*/last.ckpt")) > asked - 1  # the next start goes on from here
     assert not (cancelled / "result.json").exists()
 
 
