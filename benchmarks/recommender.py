@@ -15,8 +15,7 @@ from pathlib import Path
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from contracts.config import PipelineConfig
 from flows.local_environment import use_local_stores
-from tasks.reuse import SCORER
-from tasks.store import reuse_digest
+from tasks.store import SCORER, reuse_digest
 
 CELLS = RESULTS / "cells" / "recommender"
 PARAMETERS = ROOT / "deployments" / "parameters"

@@ -24,8 +24,8 @@ from serving.answers import Ask, answer_all
 from serving.bundle import NETWORKS, VOCABULARY, bundle_ref, read_bundle
 from serving.compression import DISTILLED, Form, choose_form, compress_bundle, forms_for, size_bytes
 from serving.recommender import Recommender
-from tasks.reuse import SCORER, reusable
-from tasks.store import Store, read_table, write_text
+from tasks.reuse import reusable
+from tasks.store import SCORER, Store, read_table, write_text
 from tasks.training_process import run_training
 
 CODE = ("evaluation", "features", "lightning_modules", *SCORER, "serving/answers.py", "serving/compression.py")

@@ -25,8 +25,8 @@ from serving.bundle import bundle_ref, read_bundle
 from serving.recommender import Recommender
 from tasks.progress import Progress, progress_of
 from tasks.registry import CHAMPION, bundle_of_version, connect, registry_faults, version_at
-from tasks.reuse import SCORER, reusable, run_each_time
-from tasks.store import Store, read_table, write_table, write_text
+from tasks.reuse import reusable, run_each_time
+from tasks.store import SCORER, Store, read_table, write_table, write_text
 
 CODE = ("evaluation", "features", "expectations", *SCORER)
 OURS = "perennial"

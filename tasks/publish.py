@@ -14,8 +14,8 @@ from expectations.validation import validate_table
 from serving.recommender import Recommender
 from tasks.progress import progress_of
 from tasks.registry import bundle_of_version, connect
-from tasks.reuse import SCORER, reusable
-from tasks.store import Store, write_table
+from tasks.reuse import reusable
+from tasks.store import SCORER, Store, write_table
 
 CODE = ("features", "expectations", *SCORER)
 

@@ -12,7 +12,6 @@ from contracts.errors import TransientError
 from tasks.store import Store, code_version, model_text
 
 RETRY_DELAYS_SECONDS = [2, 10, 30]
-SCORER = tuple(f"serving/{name}.py" for name in ("behaviour", "bundle", "item_tables", "networks", "recommender", "shortlist"))  # all that decides a score
 
 
 def reusable(*code: str, minutes: int = 60) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contracts.artifacts import Reference, TableRef, content_digest, text_digest
 from contracts.config import PipelineConfig
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
+SCORER = tuple(f"serving/{name}.py" for name in ("behaviour", "bundle", "item_tables", "networks", "recommender", "shortlist"))  # all that decides a score
 
 
 class Store(Reference):

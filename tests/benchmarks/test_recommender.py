@@ -1,5 +1,8 @@
 """Which rows of the recommender's benchmark are committed."""
 
+import subprocess
+import sys
+
 from benchmarks.recommender import is_kept
 
 
@@ -17,3 +20,8 @@ def test_a_baseline_is_kept_once_with_its_main_measures_and_ours_whole() -> None
         ("ease*trend", "ndcg@10", 0),
     ]
     assert all(map(is_kept, gains))
+
+
+def test_prefect_is_not_imported_before_its_home_is_set() -> None:
+    code = "import sys, benchmarks.recommender, benchmarks.few_labels, benchmarks.planted_season; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,8 +18,8 @@ from contracts.sections.forecast import ForecastConfig
 from flows import seasonal_training
 from tasks import evaluate, fine_tune, publish
 from tasks import store as store_module
-from tasks.reuse import SCORER, is_fresh, reusable, run_each_time
-from tasks.store import CODE_ROOT, Store, fresh_folder, write_text
+from tasks.reuse import is_fresh, reusable, run_each_time
+from tasks.store import CODE_ROOT, SCORER, Store, fresh_folder, write_text
 
 STEPS = {step.name: step for step in vars(seasonal_training).values() if isinstance(step, Task)}
 ASKS_THE_WORLD = {"ingest", "find_champion", "register", "register_forecasts", "gate", "promote", "report"}
