@@ -10,18 +10,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from prefect import flow
-
 from benchmarks.machine import ROOT, write_results
 from benchmarks.recommender import parameters_of
 from contracts.artifacts import Bundles, ValidationReport
 from contracts.config import PipelineConfig
-from flows.first_steps import checked_data, fine_tuning_inputs
 from flows.local_environment import use_local_stores
 from serving.compression import compress_bundle
-from tasks.compress import FULL, NUM_USERS, compress, figures, measure_form, wanted_items
-from tasks.fine_tune import fine_tune
-from tasks.store import store_of
 
 DATASET = "complete_journey"
 NAMES = {"size_mb": "size MB", "latency_ms": "ms a request"}
@@ -31,7 +25,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     config = with_every_form(parameters_of(DATASET, parser.parse_args().storage, quick=True))
-    use_local_stores(config.storage_root)
     print(write_results("compression", command="python -m benchmarks.compression", rows=rows_of(figures_of_forms(config), config)))
 
 
@@ -47,32 +40,19 @@ def with_every_form(config: PipelineConfig) -> PipelineConfig:
     )
 
 
-@flow(name="figures-of-forms")
 def figures_of_forms(config: PipelineConfig) -> dict[str, float]:
-    """The path up to step `compress`: its figures, named form.FORM.FIGURE."""
-    store = store_of(config)
-    validated = checked_data(config, store)[1]
-    features, forecasts, season, snapshots = fine_tuning_inputs(config, validated, store)
-    fitted = fine_tune(
-        features,
-        season,
-        snapshots,
-        forecasts,
-        config.fine_tuning,
-        config.features,
-        config.evaluation,
-        config.compute,
-        store,
-        name=config.name,
-        seed=config.seed,
-    )
-    targets = config.fine_tuning.target_events
-    bundles = compress(fitted, validated, config.evaluation, config.registry.gates, targets, store, compute=config.compute, seed=config.seed)
-    return {**bundles.metrics, **quantised(fitted, validated, config)}
+    """The path up to step `compress`: its figures, and those of the product-quantised form, named form.FORM.FIGURE."""
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import train_and_compress
+
+    fitted, chosen, validated = train_and_compress(config)
+    return {**chosen.metrics, **quantised(fitted, validated, config)}
 
 
 def quantised(fitted: Bundles, validated: ValidationReport, config: PipelineConfig) -> dict[str, float]:
     """Figures of the product-quantised form, on the users the other forms were measured on."""
+    from tasks.compress import figures, measure_form, wanted_items
+
     origin = min(fitted.evaluated)
     of_list = wanted_items(validated, origin, config.evaluation, config.fine_tuning.target_events)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +62,8 @@ def quantised(fitted: Bundles, validated: ValidationReport, config: PipelineConf
 
 def rows_of(metrics: dict[str, float], config: PipelineConfig) -> list[dict[str, object]]:
     """A row per form and figure, and per form and list what it loses against the full model, as a share of the full model's NDCG@10."""
+    from tasks.compress import FULL, NUM_USERS
+
     forms: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         if name.startswith("form."):
@@ -90,7 +72,7 @@ def rows_of(metrics: dict[str, float], config: PipelineConfig) -> list[dict[str,
     common = {"dataset": DATASET, "lead_days": 0, "origin": str(min(config.evaluation.origins)), "seed": config.seed}
     rows: list[dict[str, object]] = []
     for form, of_form in forms.items():
-        model = "perennial" if form == FULL else f"perennial:{form}"
+        model = f"perennial:{form}"
         for figure, value in of_form.items():
             if figure in NAMES:
                 rows.append({**common, "model": model, "list": None, "metric": NAMES[figure], "value": round(value, 3), "n": NUM_USERS})

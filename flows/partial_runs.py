@@ -2,9 +2,10 @@
 
 from prefect import flow
 
-from contracts.artifacts import EvaluationRef, FeatureTables, IngestReport, ValidationReport
+from contracts.artifacts import Bundles, EvaluationRef, FeatureTables, IngestReport, ValidationReport
 from contracts.config import PipelineConfig
 from flows.first_steps import checked_data, feature_tables, fine_tuning_inputs
+from tasks.compress import compress
 from tasks.evaluate import evaluate, evaluate_registered
 from tasks.fine_tune import fine_tune
 from tasks.negative_control import keep_negative_control, without_seasons
@@ -65,7 +66,18 @@ def negative_control(config: PipelineConfig) -> EvaluationRef:
     return evaluation
 
 
-def _measured(config: PipelineConfig, validated: ValidationReport, store: Store) -> EvaluationRef:
+@flow(name="train-and-compress")
+def train_and_compress(config: PipelineConfig) -> tuple[Bundles, Bundles, ValidationReport]:
+    """The path up to the smaller forms: the fitted model, the form that would go on (with the figures of all), and the data they were measured on."""
+    store = store_of(config)
+    _, validated = checked_data(config, store)
+    fitted, _ = _fitted(config, validated, store)
+    targets = config.fine_tuning.target_events
+    chosen = compress(fitted, validated, config.evaluation, config.registry.gates, targets, store, compute=config.compute, seed=config.seed)
+    return fitted, chosen, validated
+
+
+def _fitted(config: PipelineConfig, validated: ValidationReport, store: Store) -> tuple[Bundles, FeatureTables]:
     features, forecasts, season, snapshots = fine_tuning_inputs(config, validated, store)
     bundles = fine_tune(
         features,
@@ -80,6 +92,11 @@ def _measured(config: PipelineConfig, validated: ValidationReport, store: Store)
         name=config.name,
         seed=config.seed,
     )
+    return bundles, features
+
+
+def _measured(config: PipelineConfig, validated: ValidationReport, store: Store) -> EvaluationRef:
+    bundles, features = _fitted(config, validated, store)
     targets = config.fine_tuning.target_events
     return evaluate(
         bundles,
