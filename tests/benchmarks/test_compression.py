@@ -12,7 +12,8 @@ def test_what_a_form_loses_is_a_share_of_the_full_model() -> None:
 
     rows = {(row["model"], row["metric"]): row for row in rows_of(metrics, config)}
 
-    assert config.registry.gates.distil and config.fine_tuning.use_encoder == "always"
+    assert config.registry.gates.distil
+    assert config.fine_tuning.use_encoder == "always"
     assert rows["perennial:int8", "loss of ndcg@10"]["value"] == 0.025
     assert rows["perennial:int8", "ndcg@10"]["value"] == 0.39
     assert rows["perennial:int8", "size MB"]["value"] == 80
