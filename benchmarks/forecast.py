@@ -103,7 +103,8 @@ class Arena:
 
         def mean_at(cutoff: date, known: int) -> np.ndarray:
             dates = {day: step for step, day in enumerate(self.panel.future_dates(known, self.set.horizon))}
-            rows = forecasts.filter(pl.col(c.CUTOFF) == cutoff).join(self.panel.keys.with_row_index("row"), on=list(KEY))
+            wanted = (pl.col(c.CUTOFF) == cutoff) & pl.col(c.DATE).is_in(list(dates))  # the rival goes on from the last date of each series
+            rows = forecasts.filter(wanted).join(self.panel.keys.with_row_index("row"), on=list(KEY))
             mean = np.full((self.panel.keys.height, self.set.horizon), np.nan)
             mean[rows["row"].to_numpy(), [dates[day] for day in rows[c.DATE]]] = rows[c.MEAN].to_numpy()
             return mean
