@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
 PARAMETERS = sorted((ROOT / "deployments" / "parameters").glob("*.yaml"))
 TINY = ROOT / "deployments" / "parameters" / "tiny.yaml"
-PURPOSES = {"train", "forecast", "daily-update", "publish", "review", "promote", "reconcile", "rollback", "monitor", "tune"}
+PURPOSES = {"train", "forecast", "daily-update", "publish", "ask", "review", "promote", "reconcile", "rollback", "monitor", "tune"}
 
 
 def filled(value: Any, known: dict[str, Any]) -> Any:
@@ -83,6 +83,7 @@ def test_every_purpose_has_one_described_and_tagged_deployment(content: dict[str
 
 def test_parameters_are_accepted_by_the_flow_they_start_and_a_wrong_one_is_not(deployments: dict[str, dict[str, Any]]):
     person = {
+        "ask": {"version": "3"},
         "review": {"version": "3", "decision": "approved", "reviewer": "ada"},
         "rollback": {"by": "ada", "reason": "wrong prices"},
         "promote": {"version": "3"},
