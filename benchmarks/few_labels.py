@@ -17,7 +17,6 @@ import polars as pl
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from benchmarks.recommender import CODE, PARAMETERS, short
-from contracts.artifacts import EvaluationRef
 from contracts.config import PipelineConfig
 from evaluation.evaluation import evaluate
 from flows.local_environment import use_local_stores
@@ -52,45 +51,6 @@ def config_of(storage: str, arm: str, share: float) -> PipelineConfig:
     return PipelineConfig.model_validate(values)
 
 
-def measured(config: PipelineConfig, seed: int) -> EvaluationRef:
-    """Train and measure; the seed is of the head and its labels, what comes before it is made once."""
-    from flows.first_steps import checked_data, fine_tuning_inputs
-    from tasks.evaluate import evaluate as measure
-    from tasks.fine_tune import fine_tune
-    from tasks.store import store_of
-
-    store = store_of(config)
-    validated = checked_data(config, store)[1]
-    inputs = fine_tuning_inputs(config, validated, store)
-    bundles = fine_tune(
-        inputs.features,
-        inputs.season,
-        inputs.snapshots,
-        inputs.forecasts,
-        config.fine_tuning,
-        config.features,
-        config.evaluation,
-        config.compute,
-        store,
-        name=config.name,
-        seed=seed,
-    )
-    targets = config.fine_tuning.target_events
-    return measure(
-        bundles,
-        None,
-        validated,
-        inputs.features,
-        config.evaluation,
-        config.features,
-        targets,
-        store,
-        validation=config.validation,
-        name=config.name,
-        seed=config.seed,
-    )
-
-
 def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> dict[str, Any]:
     """Where the rankings of an arm, a share and a seed lie; read where they were made before and are still there."""
     digest = reuse_digest(config.model_copy(update={"storage_root": ""}), str(seed), code=CODE)
@@ -100,11 +60,10 @@ def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> 
         if (Path(config.storage_root) / found["rankings"]).exists():
             return found
     use_local_stores(config.storage_root)  # before Prefect is imported
-    from prefect import flow
-
+    from flows.partial_runs import train_and_measure
     from tasks.evaluate import read_evaluation
 
-    reference = flow(name="few-labels")(measured)(config, seed)
+    reference = train_and_measure(config, head_seed=seed)  # the seed is of the head and its labels: what comes before it is made once
     assert reference.rankings is not None
     rows = [short({**row.model_dump(), "model": f"{arm}, {share:.0%} of labels", "seed": seed}) for row in read_evaluation(reference.path).rows]
     text = results_text([row for row in rows if row["metric"] == METRIC])

@@ -54,9 +54,9 @@ def measured_cell(storage: str) -> list[dict[str, Any]]:
     known, later = cut(planted_events())
     known.write_parquet(Path(storage) / "planted_season.parquet")
     use_local_stores(config.storage_root)  # before Prefect is imported
-    from prefect import flow
+    from flows.partial_runs import train_only
 
-    rankings = rank_at_own_date(flow(name="planted-season")(trained)(config), first_new(known, later))
+    rankings = rank_at_own_date(train_only(config).final, first_new(known, later))
     rows = [short({"dataset": config.name, "model": "perennial", "seed": config.seed, **row}) for row in figures(rankings, first_new(known, later))]
     cell.parent.mkdir(parents=True, exist_ok=True)
     cell.write_text(results_text(rows), encoding="utf-8")
@@ -75,30 +75,6 @@ def config_of(storage: str, events: str) -> PipelineConfig:
             "evaluation": {"leads_days": [0], "horizon_days": 7, "num_origins": 1},
         }
     )
-
-
-def trained(config: PipelineConfig) -> BundleRef:
-    """The path up to the model of the end of the data."""
-    from flows.first_steps import checked_data, fine_tuning_inputs
-    from tasks.fine_tune import fine_tune
-    from tasks.store import store_of
-
-    store = store_of(config)
-    inputs = fine_tuning_inputs(config, checked_data(config, store)[1], store)
-    bundles = fine_tune(
-        inputs.features,
-        inputs.season,
-        inputs.snapshots,
-        inputs.forecasts,
-        config.fine_tuning,
-        config.features,
-        config.evaluation,
-        config.compute,
-        store,
-        name=config.name,
-        seed=config.seed,
-    )
-    return bundles.final
 
 
 # ---- the protocol --------------------------------------------------------------------------------------------------------------

@@ -47,11 +47,18 @@ def evaluate_version(config: PipelineConfig, version: str) -> EvaluationRef:
     )
 
 
-@flow(name="train-and-measure")
-def train_and_measure(config: PipelineConfig) -> EvaluationRef:
-    """The path up to the evaluation, without registry: for benchmarks and experiments."""
+@flow(name="train-only")
+def train_only(config: PipelineConfig) -> Bundles:
+    """The path up to the fitted model, without evaluation and registry."""
     store = store_of(config)
-    return _measured(config, checked_data(config, store)[1], store)
+    return _fitted(config, checked_data(config, store)[1], store)[0]
+
+
+@flow(name="train-and-measure")
+def train_and_measure(config: PipelineConfig, head_seed: int | None = None) -> EvaluationRef:
+    """The path up to the evaluation, without registry: for benchmarks and experiments. `head_seed`: another seed for the head than for what comes before it."""
+    store = store_of(config)
+    return _measured(config, checked_data(config, store)[1], store, head_seed)
 
 
 @flow(name="negative-control")
@@ -77,7 +84,7 @@ def train_and_compress(config: PipelineConfig) -> tuple[Bundles, Bundles, Valida
     return fitted, chosen, validated
 
 
-def _fitted(config: PipelineConfig, validated: ValidationReport, store: Store) -> tuple[Bundles, FeatureTables]:
+def _fitted(config: PipelineConfig, validated: ValidationReport, store: Store, head_seed: int | None = None) -> tuple[Bundles, FeatureTables]:
     features, forecasts, season, snapshots = fine_tuning_inputs(config, validated, store)
     bundles = fine_tune(
         features,
@@ -90,13 +97,13 @@ def _fitted(config: PipelineConfig, validated: ValidationReport, store: Store) -
         config.compute,
         store,
         name=config.name,
-        seed=config.seed,
+        seed=config.seed if head_seed is None else head_seed,
     )
     return bundles, features
 
 
-def _measured(config: PipelineConfig, validated: ValidationReport, store: Store) -> EvaluationRef:
-    bundles, features = _fitted(config, validated, store)
+def _measured(config: PipelineConfig, validated: ValidationReport, store: Store, head_seed: int | None = None) -> EvaluationRef:
+    bundles, features = _fitted(config, validated, store, head_seed)
     targets = config.fine_tuning.target_events
     return evaluate(
         bundles,
