@@ -7,6 +7,7 @@ Letters: N events (or B, T when padded), D width, H heads, E = D / H. Block by b
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
 
 
@@ -23,10 +24,10 @@ class BidirectionalBlock(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """From x [..., D] to [..., D]."""
         queries, keys, values = self.inputs(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        mixed = layout.attend(queries, keys, values, dropout=self.dropout if self.training else 0.0, is_causal=False)
-        x = self.norm_1(x + functional.dropout(self.output(mixed.flatten(-2)), self.dropout, self.training))
+        mixed = layout.attend(queries, keys, values, is_causal=False)
+        x = self.norm_1(x + dropout(self.output(mixed.flatten(-2)), self.dropout, self.training))
         hidden = self.down(functional.gelu(self.up(x)))
-        return self.norm_2(x + functional.dropout(hidden, self.dropout, self.training))
+        return self.norm_2(x + dropout(hidden, self.dropout, self.training))
 
 
 class BERT(nn.Module):

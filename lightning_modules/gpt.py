@@ -8,6 +8,7 @@ SASRec, arXiv 1808.09781.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
 
 
@@ -23,8 +24,8 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """From x [..., D] to [..., D]."""
         queries, keys, values = self.inputs(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [..., H, E]
-        mixed = layout.attend(queries, keys, values, dropout=self.dropout if self.training else 0.0, is_causal=True)
-        return functional.dropout(self.output(mixed.flatten(-2)), self.dropout, self.training)
+        mixed = layout.attend(queries, keys, values, is_causal=True)
+        return dropout(self.output(mixed.flatten(-2)), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -40,8 +41,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """From x [..., D] to [..., D]."""
         x = x + self.attention(self.norm_1(x), layout)
-        hidden = self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
-        return x + functional.dropout(hidden, self.dropout, self.training)
+        hidden = self.down(functional.gelu(self.up(self.norm_2(x))))
+        return x + dropout(hidden, self.dropout, self.training)
 
 
 class GPT(nn.Module):

@@ -4,8 +4,8 @@ Letters: N events (or B, T when padded), D width.
 """
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
 
 
@@ -23,5 +23,5 @@ class GRU(nn.Module):
     def forward(self, x: Tensor, steps: Tensor, days: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each event, which has seen nothing later: x [..., D] -> [..., D]."""
         for layer in self.layers:
-            x = x + functional.dropout(layout.by_history(lambda inputs, is_real, layer=layer: layer(inputs)[0], x), self.dropout, self.training)
+            x = x + dropout(layout.by_history(lambda inputs, is_real, layer=layer: layer(inputs)[0], x), self.dropout, self.training)
         return self.norm(x)

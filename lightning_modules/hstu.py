@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
 
 DAY_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -36,7 +37,7 @@ class PointwiseBlock(nn.Module):
         gates, values, queries, keys = functional.silu(self.inputs(self.norm(x))).chunk(4, -1)
         heads = (part.unflatten(-1, (self.num_heads, -1)) for part in (queries, keys, values))
         attended = layout.by_history(self._attend, *heads, days).flatten(-2)
-        return x + functional.dropout(self.output(self.norm_attended(attended) * gates), self.dropout, self.training)
+        return x + dropout(self.output(self.norm_attended(attended) * gates), self.dropout, self.training)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, days: Tensor, is_real: Tensor) -> Tensor:
         """[b, t, H, E] each, days [b, t] -> [b, t, H, E]."""

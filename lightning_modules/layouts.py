@@ -23,7 +23,7 @@ GROUP_RATIO = 1.34
 class Layout(Protocol):
     """What an encoder block needs to know of a batch."""
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float, is_causal: bool) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
         """Scaled dot-product attention within each history; all [..., H, E]."""
         ...
 
@@ -37,51 +37,53 @@ class Group:
     """Histories of similar length.
 
     index    [b, t]  place of each step among the packed events; a step behind its history's end points to the last event
-    is_real  [b, t]  steps that are events; None where all are
-    real     [n]     places of the real steps in the flat [b * t]; None where all are
-    start            first packed event, where the histories lie end to end in equal length
+    is_real  [b, t]  steps that are events
     """
 
-    index: Tensor
-    is_real: Tensor | None
-    real: Tensor | None
-    start: int | None
+    index: np.ndarray
+    is_real: np.ndarray
 
 
 class Packed:
-    """Layout of packed events. `offsets` [B+1]: where each history starts; ascending lengths make whole groups contiguous."""
+    """Layout of packed events. `offsets` [B+1]: where each history starts."""
 
     def __init__(self, offsets: np.ndarray, device: torch.device | str = "cpu") -> None:
         self.offsets = offsets
         self.num_events = int(offsets[-1])
-        self.groups = [_group(offsets, rows, device) for rows in _similar(np.diff(offsets))]
+        groups = [_group(offsets, rows) for rows in _similar(np.diff(offsets))]
+        self.shapes = [group.index.shape for group in groups]
+        self.is_real = [None if group.is_real.all() else torch.from_numpy(group.is_real).to(device) for group in groups]
+        index = np.concatenate([group.index.ravel() for group in groups]) if groups else np.zeros(0, np.int64)
+        real = np.flatnonzero(np.concatenate([group.is_real.ravel() for group in groups])) if groups else index
+        place = np.empty(self.num_events, np.int64)  # of each event among the steps of all groups
+        place[index[real]] = real
+        lies_so_already = len(index) == self.num_events and bool((np.diff(index) == 1).all())
+        self.index = None if lies_so_already else torch.from_numpy(index).to(device)
+        self.place = None if lies_so_already else torch.from_numpy(place).to(device)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float, is_causal: bool) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
         """Attention within each history: [N, H, E]."""
 
         def attention(q: Tensor, k: Tensor, v: Tensor, is_real: Tensor | None) -> Tensor:
             mask = None if is_causal or is_real is None else is_real[:, None, None, :]
-            out = functional.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout, is_causal=is_causal
-            )
+            out = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=is_causal)
             return out.transpose(1, 2)
 
+        if queries.device.type == "cpu":  # its kernel takes nine times as long in bf16
+            with torch.autocast("cpu", enabled=False):
+                return self.by_history(attention, queries.float(), keys.float(), values.float()).to(queries.dtype)
         return self.by_history(attention, queries, keys, values)
 
     def by_history(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Run `function` group by group and lay the results end to end again."""
-        if len(self.groups) == 1 and self.groups[0].start is not None:
-            group = self.groups[0]
-            return function(*(x.reshape(*group.index.shape, *x.shape[1:]) for x in inputs), group.is_real).flatten(0, 1)
-        parts, places = [], []
-        for group in self.groups:
-            flat = group.index.flatten()
-            out = function(*(x.index_select(0, flat).reshape(*group.index.shape, *x.shape[1:]) for x in inputs), group.is_real).flatten(0, 1)
-            parts.append(out if group.real is None else out.index_select(0, group.real))
-            places.append(flat if group.real is None else flat.index_select(0, group.real))
-        order = torch.cat(places)
-        packed = torch.cat(parts)
-        return torch.empty_like(packed).index_copy(0, order, packed)
+        sizes = [rows * steps for rows, steps in self.shapes]
+        laid_out = [(x if self.index is None else x.index_select(0, self.index)).split(sizes) for x in inputs]
+        results = [
+            function(*(x.reshape(*shape, *x.shape[1:]) for x in parts), is_real).flatten(0, 1)
+            for shape, is_real, *parts in zip(self.shapes, self.is_real, *laid_out, strict=True)
+        ]
+        together = results[0] if len(results) == 1 else torch.cat(results)
+        return together if self.place is None else together.index_select(0, self.place)
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ class Padded:
 
     lengths: Tensor
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float, is_causal: bool) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
         """Attention within each history: [B, T, H, E]. Steps behind the length hold rubbish; nothing real looks at them."""
         mask = None if is_causal else self._is_real(queries)[:, None, None, :]
         out = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, dropout_p=dropout, is_causal=is_causal
+            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, is_causal=is_causal
         )
         return out.transpose(1, 2)
 
@@ -119,13 +121,7 @@ def _similar(lengths: np.ndarray) -> list[np.ndarray]:
     return groups
 
 
-def _group(offsets: np.ndarray, rows: np.ndarray, device: torch.device | str) -> Group:
+def _group(offsets: np.ndarray, rows: np.ndarray) -> Group:
     starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
     steps = np.arange(lengths.max())
-    is_real = steps < lengths[:, None]
-    index = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
-    is_block = bool(is_real.all()) and bool((np.diff(starts) == lengths[0]).all()) and (len(rows) == 1 or rows[0] < rows[-1])
-    if is_real.all():
-        return Group(torch.from_numpy(index).to(device), None, None, int(starts[0]) if is_block else None)
-    real = torch.from_numpy(np.flatnonzero(is_real))
-    return Group(torch.from_numpy(index).to(device), torch.from_numpy(is_real).to(device), real.to(device), None)
+    return Group(starts[:, None] + np.minimum(steps, lengths[:, None] - 1), steps < lengths[:, None])

@@ -7,6 +7,7 @@ arXiv 2508.06450.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.gpt import CausalAttention
 from lightning_modules.layouts import Layout
 
@@ -26,7 +27,7 @@ class GatedBlock(nn.Module):
         """From x [..., D] to [..., D]."""
         x = x + self.gate_1(x).sigmoid() * self.attention(self.norm_1(x), layout)
         left, right = self.up(self.norm_2(x)).chunk(2, -1)
-        hidden = functional.dropout(self.down(functional.silu(left) * right), self.dropout, self.training)
+        hidden = dropout(self.down(functional.silu(left) * right), self.dropout, self.training)
         return x + self.gate_2(x).sigmoid() * hidden
 
 

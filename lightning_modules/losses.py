@@ -12,7 +12,7 @@ from torch.nn import functional
 
 NEVER = -1e9
 SCORES_AT_ONCE = 2**21  # fits the cache: faster than one large table
-FEWEST_ITEMS_AT_ONCE = 1_024
+FEWEST_ROWS_AT_ONCE = 64
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -21,46 +21,52 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1e-12)
 
 
-class _TargetLogs(torch.autograd.Function):
-    """-log of each target's share [N], walking over `chunk` items at a time forth and back, so that [N, chunk] is the largest table held."""
+class _FullSoftmax(torch.autograd.Function):
+    """Weighted sum of -log of each target's share. Walks over `rows` targets at a time and takes their gradients at once, while their scores are there."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, item_vectors: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, item_vectors: Tensor, targets: Tensor, weights: Tensor, rows: int) -> Tensor:
         kind = queries.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
-        asked = queries.to(dtype)
-        total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float32)
-        for vectors in item_vectors.split(chunk):
-            total = torch.logaddexp(total, (asked @ vectors.to(dtype).T).float().logsumexp(1))
-        positive = (asked * item_vectors[targets].to(dtype)).sum(1).float()
-        ctx.save_for_backward(queries, item_vectors, targets, total)
-        ctx.chunk, ctx.dtype = chunk, dtype
-        return total - positive
+        asked, table = queries.detach().to(dtype), item_vectors.detach().to(dtype)
+        is_learning = any(ctx.needs_input_grad)
+        of_queries = torch.empty_like(queries, dtype=torch.float32) if is_learning else None
+        of_items = torch.zeros_like(item_vectors, dtype=torch.float32) if is_learning else None
+        loss = weights.new_zeros(())
+        for start in range(0, len(queries), rows):
+            part = slice(start, start + rows)
+            target, weight = targets[part, None], weights[part, None]
+            scores = (asked[part] @ table.T).float()
+            positive = scores.gather(1, target)
+            largest = scores.amax(1, keepdim=True)
+            total = scores.sub_(largest).exp_().sum(1, keepdim=True)
+            loss += (weight * (total.log() + largest - positive)).sum()
+            if of_queries is not None and of_items is not None:
+                pull = scores.mul_(weight / total).scatter_add_(1, target, -weight).to(dtype)  # the gradient of the scores
+                of_queries[part] = pull @ table
+                if dtype == torch.float32:
+                    of_items.addmm_(pull.T, asked[part])
+                else:
+                    of_items += pull.T @ asked[part]
+        if of_queries is not None and of_items is not None:
+            ctx.save_for_backward(of_queries.to(queries.dtype), of_items.to(item_vectors.dtype))
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        queries, item_vectors, targets, total = ctx.saved_tensors
-        asked, outer = queries.to(ctx.dtype), gradients[0].float()[:, None]
-        of_queries = torch.zeros_like(queries, dtype=torch.float32)
-        of_items = torch.empty_like(item_vectors)
-        for vectors, out in zip(item_vectors.split(ctx.chunk), of_items.split(ctx.chunk), strict=True):
-            cast = vectors.to(ctx.dtype)
-            shares = (asked @ cast.T).float().sub_(total[:, None]).exp_().mul_(outer).to(ctx.dtype)
-            of_queries += shares @ cast
-            out.copy_(shares.T @ asked)
-        of_queries -= outer * item_vectors[targets]
-        of_items.index_add_(0, targets, (-outer * queries).to(of_items.dtype))
-        return of_queries.to(queries.dtype), of_items, None, None
+        of_queries, of_items = ctx.saved_tensors
+        return of_queries * gradients[0], of_items * gradients[0], None, None, None
 
 
-def full_cross_entropy(queries: Tensor, item_vectors: Tensor, targets: Tensor, *, weights: Tensor | None = None, chunk: int | None = None) -> Tensor:
-    """Cross-entropy over all I items; only [N, chunk] scores are held at once, in the forward and again in the backward pass.
+def full_cross_entropy(queries: Tensor, item_vectors: Tensor, targets: Tensor, *, weights: Tensor | None = None, rows: int | None = None) -> Tensor:
+    """Cross-entropy over all I items; the scores of `rows` targets are held at once, [rows, I], and never come back.
 
-    `chunk` is by default what keeps that table at 8 MiB. Source: the softmax of GRU4Rec (arXiv 1511.06939) over the whole catalogue; the
-    running log of sums is that of online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
+    `rows` is by default what keeps that table at 8 MiB, but at least 64. Source: the softmax of GRU4Rec (arXiv 1511.06939) over the whole catalogue;
+    gradients taken in the forward pass as in Liger (arXiv 2410.10989).
     """
-    rows = chunk or max(SCORES_AT_ONCE // max(len(queries), 1), FEWEST_ITEMS_AT_ONCE)
-    return _mean(_TargetLogs.apply(queries, item_vectors, targets, rows), weights)
+    rows = rows or max(SCORES_AT_ONCE // max(len(item_vectors), 1), FEWEST_ROWS_AT_ONCE)
+    share = torch.full((len(queries),), 1 / max(len(queries), 1), device=queries.device) if weights is None else weights / weights.sum().clamp(min=1e-12)
+    return _FullSoftmax.apply(queries, item_vectors, targets, share.float(), rows)  # type: ignore[no-any-return]
 
 
 def sampled_softmax(

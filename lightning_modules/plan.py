@@ -207,7 +207,7 @@ def _trace(job: PretrainJob, compute: ComputeConfig, size: DataSize, batch: Batc
         batch = replace(batch, **{name: fake.from_tensor(value) for name, value in vars(batch).items() if isinstance(value, Tensor)})
         for step in range(2):
             trace.peak, trace.seconds = trace.held, 0.0
-            _step(module, optimizer, batch, use_bf16=use_bf16(compute))
+            _step(module, optimizer, batch, use_bf16=use_bf16(compute, has_wide_layers=True))
             if step == 0:
                 module.on_before_optimizer_step(optimizer)
         states = sum(_bytes(value) for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))

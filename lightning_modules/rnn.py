@@ -5,8 +5,8 @@ Letters: N events (or B, T when padded), D width, b histories and t steps of one
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
 
 
@@ -24,7 +24,7 @@ class RNN(nn.Module):
     def forward(self, x: Tensor, steps: Tensor, days: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each event, which has seen nothing later: x [..., D] -> [..., D]."""
         for layer in self.layers:
-            x = x + functional.dropout(layout.by_history(lambda inputs, is_real, layer=layer: _recur(layer, inputs), x), self.dropout, self.training)
+            x = x + dropout(layout.by_history(lambda inputs, is_real, layer=layer: _recur(layer, inputs), x), self.dropout, self.training)
         return self.norm(x)
 
 

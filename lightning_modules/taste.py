@@ -15,6 +15,7 @@ from torch.nn import functional
 from contracts import columns as c
 from contracts.sections.training import EncoderConfig
 from lightning_modules.bert import BERT
+from lightning_modules.dropout import dropout
 from lightning_modules.gpt import GPT
 from lightning_modules.gru import GRU
 from lightning_modules.hstu import HSTU
@@ -141,7 +142,7 @@ class Taste(nn.Module):
 
     def states(self, vectors: Tensor, types: Tensor, gaps: Tensor, days: Tensor, steps: Tensor, layout: Layout) -> Tensor:
         """State after each event, [..., D]; `vectors` are the item vectors of the events."""
-        x = functional.dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)
+        x = dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)
         return self.encoder(x, steps, days, layout)
 
     def forward(self, items: Tensor, event_days: Tensor, event_types: Tensor, lengths: Tensor, request_day: Tensor, lead_days: Tensor) -> Tensor:

@@ -101,8 +101,10 @@ class ProgressLines(pl.Callback):
             self._told, self._events_since = now, 0.0
 
 
-def build_trainer(compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.Callback], *, gradient_clip: float | None = None) -> pl.Trainer:
-    """Trainer for this process: alone, or one rank of those `torch.distributed.run` started."""
+def build_trainer(
+    compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.Callback], *, gradient_clip: float | None = None, has_wide_layers: bool = False
+) -> pl.Trainer:
+    """Trainer for this process: alone, or one rank of those `torch.distributed.run` started. `has_wide_layers`: see `use_bf16`."""
     quiet()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return pl.Trainer(
@@ -110,7 +112,7 @@ def build_trainer(compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.C
         devices=compute.devices if world > 1 else 1,
         num_nodes=compute.num_nodes if world > 1 else 1,
         strategy=_strategy(compute, world),
-        precision="bf16-mixed" if use_bf16(compute) else "32-true",
+        precision="bf16-mixed" if use_bf16(compute, has_wide_layers=has_wide_layers) else "32-true",
         max_epochs=1,
         gradient_clip_val=gradient_clip,
         callbacks=list(callbacks),
@@ -167,8 +169,14 @@ def _strategy(compute: ComputeConfig, world: int) -> Strategy | str:
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
 
 
-def use_bf16(compute: ComputeConfig) -> bool:
-    """Whether matrices are multiplied in bf16."""
+def use_bf16(compute: ComputeConfig, *, has_wide_layers: bool) -> bool:
+    """Whether matrices are multiplied in bf16.
+
+    On a CPU `auto` asks for its instructions, and for a network with wide layers: a small one loses more by casting than it gains.
+    """
     if compute.precision != "auto":
         return compute.precision == "bf16"
-    return compute.accelerator != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if compute.accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    known = torch.cpu.get_capabilities()
+    return has_wide_layers and bool(known.get("avx512_bf16") or known.get("amx_bf16"))

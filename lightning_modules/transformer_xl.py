@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
 
 NEVER = -1e9
@@ -39,9 +40,9 @@ class RelativeBlock(nn.Module):
         memory = self.keys_values(normed.detach()).unflatten(-1, (2, self.num_heads, -1))
         parts = (*present.unbind(-3), *memory.unbind(-3))
         attended = layout.by_history(self._attend, queries, *parts).flatten(-2)
-        x = x + functional.dropout(self.output(attended), self.dropout, self.training)
-        hidden = self.down(functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
-        return x + functional.dropout(hidden, self.dropout, self.training)
+        x = x + dropout(self.output(attended), self.dropout, self.training)
+        hidden = self.down(functional.gelu(self.up(self.norm_2(x))))
+        return x + dropout(hidden, self.dropout, self.training)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, memory_keys: Tensor, memory_values: Tensor, is_real: Tensor) -> Tensor:
         """[b, t, H, E] each -> [b, t, H, E]."""
@@ -58,7 +59,7 @@ class RelativeBlock(nn.Module):
         asked = queries + self.content_bias
         content = torch.where(is_present[None, :, None, :], torch.einsum("bihe,bjhe->bihj", asked, keys), torch.einsum("bihe,bjhe->bihj", asked, memory_keys))
         scores = ((content + relative) / math.sqrt(queries.shape[-1])).masked_fill(~(is_present | is_memory)[None, :, None, :], NEVER)
-        weights = functional.dropout(scores.softmax(-1), self.dropout, self.training)
+        weights = dropout(scores.softmax(-1), self.dropout, self.training)
         present = torch.einsum("bihj,bjhe->bihe", weights * is_present[None, :, None, :], values)
         return present + torch.einsum("bihj,bjhe->bihe", weights * is_memory[None, :, None, :], memory_values)
 

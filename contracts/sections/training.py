@@ -190,7 +190,7 @@ class ComputeConfig(Section):
     devices: Annotated[int, Field(ge=1, le=64, description="Processes on one node.")] = 1
     num_nodes: Annotated[int, Field(ge=1, le=512, description="Nodes.")] = 1
     strategy: Annotated[Literal["auto", "ddp", "fsdp2"], Field(description="How processes share the work.")] = "auto"
-    precision: Annotated[Literal["auto", "32", "bf16"], Field(description="auto: bf16 where the device has it, else 32.")] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16"], Field(description="auto: bf16 where the device has it and it pays, else 32.")] = "auto"
     activation_checkpointing: Annotated[
         bool,
         Field(

@@ -18,15 +18,15 @@ def test_full_cross_entropy_is_the_log_of_the_targets_share() -> None:
     assert loss.item() == pytest.approx((math.log(6 / 2) + math.log(3)) / 2)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
-def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+def test_rows_at_once_change_neither_value_nor_gradient(rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
     queries, items = torch.randn(5, 3, generator=generator), torch.randn(11, 3, generator=generator)
     targets, weights = torch.tensor([0, 4, 4, 10, 2]), torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0])
     wanted = []
     for compute in (
         lambda q, v: (functional.cross_entropy(q @ v.T, targets, reduction="none") * weights).sum() / weights.sum(),
-        lambda q, v: losses.full_cross_entropy(q, v, targets, weights=weights, chunk=chunk),
+        lambda q, v: losses.full_cross_entropy(q, v, targets, weights=weights, rows=rows),
     ):
         query, table = queries.clone().requires_grad_(), items.clone().requires_grad_()
         loss = compute(query, table)
@@ -44,7 +44,7 @@ def test_full_cross_entropy_in_half_precision_has_the_gradient_of_its_own_value(
     for is_half in (False, True):
         query, table = queries.clone().requires_grad_(), items.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
-            loss = losses.full_cross_entropy(query, table, targets, chunk=50)
+            loss = losses.full_cross_entropy(query, table, targets, rows=50)
         loss.backward()
         assert (loss.dtype, query.grad.dtype, table.grad.dtype) == (torch.float32,) * 3
         # shares sum to one: what pulls a query towards its target pushes it from the others

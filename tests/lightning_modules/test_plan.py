@@ -113,7 +113,7 @@ def test_computing_blocks_twice_saves_memory_of_every_encoder(kind: str) -> None
     kept, computed = (
         plan_pretraining(
             job_of(size, encoder, objective=objective, num_negatives=16),
-            ComputeConfig(accelerator="cpu", activation_checkpointing=is_on),
+            ComputeConfig(accelerator="cpu", activation_checkpointing=is_on, precision="32"),
             size,
             SLOW_MACHINE,
         )
