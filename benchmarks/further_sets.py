@@ -22,9 +22,9 @@ from typing import Any
 
 import polars as pl
 
+from benchmarks.interactions import read
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from benchmarks.recommender import CODE, PARAMETERS, short
-from benchmarks.training import read
 from contracts import columns as c
 from contracts.config import PipelineConfig
 from evaluation.bootstrap import mean_interval, paired_bootstrap

