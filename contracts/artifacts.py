@@ -131,6 +131,7 @@ class FeatureTables(Reference):
     histories: dict[str, TableRef] = {}
     targets: dict[str, TableRef] = {}
     habit_samples: dict[str, TableRef] = Field(default={}, description="habit inputs of every sample: user_id, item_id, inputs")
+    content: TableRef | None = Field(default=None, description="item_index and its text vector; only items that have words")
 
 
 class ForecastTables(Reference):

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from contracts.sections.base import Section
+from contracts.sections.content import ContentConfig
 from contracts.sections.evaluation import EvaluationConfig, PublishConfig, RegistryConfig
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
@@ -52,6 +53,7 @@ class PipelineConfig(Section):
     source: SourceConfig
     validation: ValidationConfig = ValidationConfig()
     features: FeaturesConfig = FeaturesConfig()
+    content: ContentConfig = ContentConfig()
     forecast: ForecastConfig = ForecastConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     fine_tuning: FineTuningConfig = FineTuningConfig()

@@ -13,6 +13,7 @@ from contracts import columns as c
 from contracts.sections.evaluation import EvaluationConfig, ListName
 from evaluation import ranking_metrics
 from evaluation.bootstrap import PairedDifference, interval, paired_difference, resampled_sums
+from evaluation.new_items import BY_CHANCE, KIND, SLICE, items_without_history, ndcg_by_chance, new_item_targets
 from evaluation.origins import is_tuning_window
 from evaluation.ranking_metrics import USER_METRICS, hits, score_hits, score_rankings
 from evaluation.results import POOLED, BestBaseline, Comparison, EvaluationResult, MetricRow, SeasonLift, SliceRow, WindowTargets, evaluation_digest
@@ -86,6 +87,7 @@ def evaluate(
     target_events: Sequence[str] | None = None,
     available: pl.DataFrame | None = None,
     item_catalogue: pl.DataFrame | None = None,
+    new_items: pl.DataFrame | None = None,
     season_names: SeasonNames | None = None,
     southern_regions: Sequence[str] = (),
     seed: int = 0,
@@ -107,6 +109,8 @@ def evaluate(
         item_id: candidates beside the items with an event before the cut-off.
     item_catalogue
         item_id, category; gives calibration.
+    new_items
+        The model's rankings whose candidates are the items of the catalogue without history (evaluation/new_items.py); gives their slice.
     season_names, southern_regions
         Names of the slices by season; half a year apart in the given regions.
 
@@ -136,6 +140,8 @@ def evaluate(
         "season_lifts": tuple(_season_lifts(tables, shifted, wanted, config, seed)) if shifted else (),
         "targets": tuple(_window_targets(data, reported)),
     }
+    if new_items is not None and item_catalogue is not None:
+        fields["new_items"] = tuple(_new_items(_by_window(new_items), reported, data, item_catalogue, model, seed))
     return EvaluationResult.model_validate({**fields, "digest": evaluation_digest(fields)})
 
 
@@ -454,6 +460,52 @@ def _item_slice_scores(tables: Mapping[str, dict[Window, pl.DataFrame]], wanted:
             if part.height:
                 scored = score_hits(hits(found, part), part, offered, by=[c.MODEL, SEED])
                 yield _seeds_averaged(scored, offered, window).with_columns(pl.lit(kind).alias("kind"), pl.lit(name).alias("slice"))
+
+
+def _new_items(
+    rankings: Mapping[Window, pl.DataFrame], reported: Sequence[Window], data: _Data, item_catalogue: pl.DataFrame, model: str, seed: int
+) -> Iterator[SliceRow]:
+    """Figures of items without history, ranked among themselves, beside what an order drawn at random would get; pooled over windows."""
+    parts = []
+    for window in reported:
+        known = data.known(window.origin)
+        offered = items_without_history(data.interactions, window.origin, item_catalogue, known=known)
+        wanted = new_item_targets(
+            data.events(window),
+            window.origin,
+            window.lead_days,
+            data.config.horizon_days,
+            window.list,
+            offered,
+            target_events=data.target_events,
+            known=known,
+        )
+        if wanted.is_empty() or window not in rankings:
+            continue
+        scored = score_rankings(rankings[window], wanted, by=[SEED]).group_by(c.USER_ID).agg(pl.col("ndcg", "num_targets").mean()).sort(c.USER_ID)
+        chance = ndcg_by_chance(scored["num_targets"].to_numpy().astype(np.int64), offered.height)
+        for name, values in ((model, scored["ndcg"]), (BY_CHANCE, pl.Series("ndcg", chance))):
+            parts.append(scored.select(c.USER_ID, pl.lit(name).alias(c.MODEL), pl.lit(window.list).alias(c.LIST), values.alias("ndcg")))
+    together = pl.concat(parts) if parts else pl.DataFrame(schema={c.LIST: pl.String})
+    for (list_name,), group in together.partition_by(c.LIST, as_dict=True, maintain_order=True).items():
+        resampled = _resampled(group, (model, BY_CHANCE), [MAIN_METRIC], data.config, seed)
+        gain = resampled.difference(model, BY_CHANCE, MAIN_METRIC)
+        for name in (model, BY_CHANCE):
+            value, low, high = resampled.mean(name, MAIN_METRIC)
+            compared = {} if name == model else {"relative": gain.relative, "relative_low": gain.relative_low, "relative_high": gain.relative_high}
+            yield SliceRow(
+                kind=KIND,
+                slice=SLICE,
+                list=list_name,
+                model=name,
+                metric=MAIN_METRIC,
+                value=value,
+                ci_low=low,
+                ci_high=high,
+                num_users=len(resampled.values),
+                num_rows=resampled.num_rows,
+                **compared,
+            )
 
 
 # the rest

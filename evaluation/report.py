@@ -42,6 +42,10 @@ HOW_MEASURED: Final = (
     "Figures follow the protocol: what is known ends at the cut-off; a user counts with one target or more; means over users; paired bootstrap with users as "
     "clusters, 95 % intervals; ties fall to the smaller item id. Drawn values stand in the table beside each drawing."
 )
+NEW_ITEMS: Final = (
+    "Candidates are all items of the catalogue without an event before the cut-off, and no others; the two lists above never offer them unless the catalogue "
+    "declares them available. By chance: the expected figure of an order drawn at random."
+)
 HOW_FORECAST: Final = (
     "A forecast knows nothing after its cut-off. Errors are means of absolute errors over each series' usual step to its value a season earlier (MASE), "
     "on periods after the cut-off, which chose no model. Drawn values stand in the table beside each drawing."
@@ -377,7 +381,27 @@ def _slices(data: ReportData) -> str:
     others = "".join(f"<details><summary>{escape(SLICE_TITLES[kind])}</summary>{_slice_chart(data, kind)}</details>" for kind in kinds if kind != "season")
     lifts = [lift for lift in result.season_lifts if lift.model == result.model]
     control = charts_of_lifts(data.negative_control, "control", CONTROL_CAPTION) if data.negative_control else ""
-    return first + (charts_of_lifts(lifts, "lift", LIFT_CAPTION) if lifts else "") + control + others
+    return first + (charts_of_lifts(lifts, "lift", LIFT_CAPTION) if lifts else "") + control + others + _new_items(data)
+
+
+def _new_items(data: ReportData) -> str:
+    """Items without history, ranked among themselves, beside an order drawn at random."""
+    result = data.evaluation
+    if not result.new_items:
+        return ""
+    rows = [
+        [
+            escape(row.list),
+            escape(_label(data, row.model)),
+            f"{row.num_users:,}",
+            charts.cell(_slice_key(row), row.value, f"{row.value:.3f}"),
+            f"{row.ci_low:.3f} to {row.ci_high:.3f}",
+        ]
+        for row in result.new_items
+    ]
+    title = "Items without history, ranked among themselves"
+    table = charts.table(["list", "order", "users", METRIC_NAMES[result.main_metric], "95 % interval"], rows, title)
+    return f"<details><summary>{title}</summary><p>{NEW_ITEMS}</p>{table}</details>"
 
 
 def _slice_chart(data: ReportData, kind: str) -> str:

@@ -5,6 +5,7 @@ EvaluationResult
 |-- comparisons      the model against each other model on the same users, pooled over origins
 |-- best_baselines   which baseline is to be beaten, fixed on tuning windows and with hindsight
 |-- slices           figures of groups, with the model's gain over its opponents
+|-- new_items        figures of items without history, ranked among themselves, and of an order drawn at random
 |-- season_lifts     what knowing the date is worth
 `-- targets          what users wanted per window, and what of it was dropped
 """
@@ -132,6 +133,7 @@ class EvaluationResult(Reference):
     comparisons: tuple[Comparison, ...]
     best_baselines: tuple[BestBaseline, ...]
     slices: tuple[SliceRow, ...] = ()
+    new_items: tuple[SliceRow, ...] = ()
     season_lifts: tuple[SeasonLift, ...] = ()
     targets: tuple[WindowTargets, ...] = ()
     digest: str = Field(description="sha256 over everything above, 16 hex digits: what an approval is bound to")

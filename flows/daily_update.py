@@ -10,6 +10,7 @@ from contracts.config import PipelineConfig
 from contracts.errors import RegistryStateError
 from contracts.sections.evaluation import EvaluationConfig
 from flows.first_steps import checked_data
+from tasks.build_content import build_content
 from tasks.build_season import build_season
 from tasks.compress import compress
 from tasks.evaluate import evaluate
@@ -82,10 +83,11 @@ def trained_on(warm: WarmInputs, validated: ValidationReport, window: Evaluation
     """The champion trained on from where it was measured: the encoder on the events since and some older ones, the head on the windows since."""
     pretraining, fine_tuning = short_stages(config)
     season = build_season(warm.features, warm.forecasts, config.features, config.evaluation, store, validation=config.validation)
+    features = build_content(warm.features, config.content, store) if config.content.encoder != "none" else warm.features
     snapshots = Snapshots(folder=None, cutoffs=(), digest="none")
     if warm.has_encoder:
         snapshots = pretrain(
-            warm.features,
+            features,
             pretraining,
             fine_tuning,
             config.compute,
@@ -96,7 +98,7 @@ def trained_on(warm: WarmInputs, validated: ValidationReport, window: Evaluation
             replay=config.warm_start.replay,
         )
     fitted = fine_tune(
-        warm.features,
+        features,
         season,
         snapshots,
         warm.forecasts,
@@ -107,6 +109,7 @@ def trained_on(warm: WarmInputs, validated: ValidationReport, window: Evaluation
         store,
         name=config.name,
         seed=config.seed,
+        content=config.content,
         start=warm.start,
         replay=config.warm_start.replay,
     )

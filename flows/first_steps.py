@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from contracts.artifacts import FeatureTables, ForecastTables, IngestReport, SeasonTables, Snapshots, ValidationReport
 from contracts.config import PipelineConfig
+from tasks.build_content import build_content
 from tasks.build_features import build_features
 from tasks.build_season import build_season
 from tasks.forecast_demand import forecast_demand
@@ -62,5 +63,7 @@ def fine_tuning_inputs(config: PipelineConfig, validated: ValidationReport, stor
         else None
     )
     season = build_season(features, forecasts, config.features, config.evaluation, store, validation=config.validation)
+    if config.content.encoder != "none":
+        features = build_content(features, config.content, store)
     snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
     return FineTuningInputs(features, forecasts, season, snapshots)

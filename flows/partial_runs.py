@@ -98,6 +98,7 @@ def _fitted(config: PipelineConfig, validated: ValidationReport, store: Store, h
         store,
         name=config.name,
         seed=config.seed if head_seed is None else head_seed,
+        content=config.content,
     )
     return bundles, features
 

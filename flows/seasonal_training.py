@@ -8,6 +8,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from contracts.artifacts import FeatureTables, ForecastTables, IngestReport, TrainingOutcome, ValidationReport
 from contracts.config import PipelineConfig
 from flows.daily_update import UpdateOutcome, updated_champion
+from tasks.build_content import build_content
 from tasks.build_features import build_features
 from tasks.build_season import build_season
 from tasks.compress import compress
@@ -68,6 +69,8 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         if not config.source.has_users:
             return _forecasts_alone(config, store, ingested, validated, features, forecasts)
         season = build_season(features, forecasts, config.features, config.evaluation, store, validation=config.validation)
+        if config.content.encoder != "none":
+            features = build_content(features, config.content, store)
         snapshots = pretrain(
             features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed
         )
@@ -83,6 +86,7 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             store,
             name=config.name,
             seed=config.seed,
+            content=config.content,
         )
         bundles = compress(
             fitted, validated, config.evaluation, config.registry.gates, config.fine_tuning.target_events, store, compute=config.compute, seed=config.seed

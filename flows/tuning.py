@@ -70,6 +70,7 @@ def _figure(config: PipelineConfig, given: FineTuningInputs, validated: Validati
         store,
         name=config.name,
         seed=config.seed,
+        content=config.content,
     )
     measured = evaluate(
         bundles,

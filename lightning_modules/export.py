@@ -1,6 +1,7 @@
 """Writes the folder `networks/` that serving reads (docs/architecture.md): ONNX graphs, item tables, head.json. No torch is needed to run it."""
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -16,10 +17,11 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from lightning_modules.content import with_new_items
 from lightning_modules.head import CLAMP, Head, PriorNetwork
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.samples import Known
-from lightning_modules.taste import Taste
+from lightning_modules.taste import ItemVectors, Taste
 
 HEAD_FORMAT = 2
 ROW_OPSET = 18
@@ -28,8 +30,9 @@ MAX_BATCH = 1_000_000
 
 
 def export_networks(job: FineTuneJob, known: Known, heads: Sequence[Head], folder: Path) -> None:
-    """Export the mean of `heads`, with taste as known at the cut-off, to `folder`."""
+    """Export the mean of `heads`, with taste as known at the cut-off, to `folder`; items without history get their linear taste here."""
     folder.mkdir(parents=True, exist_ok=True)
+    known = with_new_items(job, known)
     tables = item_tables(known)
     if known.taste is not None and known.item_vectors is not None:
         export_encoder(known.taste, folder / "encoder.onnx")
@@ -81,7 +84,12 @@ def head_description(job: FineTuneJob, known: Known, heads: Sequence[Head]) -> d
 
 
 def export_encoder(taste: Taste, path: Path) -> None:
-    """Export `taste.forward` with free batch and length."""
+    """Export `taste.forward` with free batch and length; items' content goes into their own rows, so the graph needs no text vectors."""
+    if any(isinstance(part, ItemVectors) and part.of_content is not None for part in taste.modules()):
+        taste = copy.deepcopy(taste)
+        for part in taste.modules():
+            if isinstance(part, ItemVectors):
+                part.fold_content()
     inputs = {
         "items": torch.zeros(2, 5, dtype=torch.long),
         "event_days": torch.arange(10).reshape(2, 5),

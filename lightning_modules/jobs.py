@@ -56,6 +56,7 @@ class Job(BaseModel):
     num_items: Annotated[int, Field(ge=1, description="Items of the vocabulary; item_index runs from 0 to num_items - 1.")]
     event_types: Annotated[tuple[str, ...], Field(min_length=1, description="Known event types; type i gets code i + 1, code 0 is any other.")]
     horizon_days: Annotated[int, Field(ge=1, description="Length of the window a list is made for, days.")] = 28
+    content: Annotated[str | None, Field(description="Parquet: item_index, vector (text vector of length 1); none: items have no content.")] = None
     start: Annotated[Start | None, Field(description="Go on from these weights; none: begin anew.")] = None
 
     def digest(self) -> str:
@@ -187,6 +188,10 @@ class FineTuneJob(Job):
         int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")
     ] = 4_096
     num_drawn: Annotated[int, Field(ge=0, description="Other items drawn at random into each step.")] = 256
+    neighbours: Annotated[int, Field(ge=1, description="Items of the pool, nearest by content, whose linear taste an item without history has.")] = 10
+    neighbour_weight: Annotated[float, Field(ge=0, description="Weight of that linear taste; 1: the mean of the neighbours.")] = 1.0
+    least_cosine: Annotated[float, Field(ge=-1, le=1, description="Items less alike than this are no neighbours.")] = 0.4
+    max_new_items: Annotated[int, Field(ge=0, description="Items without history that get a linear taste at most.")] = 4_096
     season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
     patience: Annotated[int, Field(ge=1, description="Early stopping: looks without gain at the newest sampled cut-off.")] = 3

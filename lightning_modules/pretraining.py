@@ -22,6 +22,7 @@ from contracts.artifacts import JobResult
 from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig, EncoderConfig
 from lightning_modules import losses
+from lightning_modules.content import content_table
 from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.jobs import PretrainJob
 from lightning_modules.taste import Taste, build_taste, category_names, category_nodes
@@ -132,7 +133,7 @@ class Pretraining(lightning.LightningModule):
         named = list(self.named_parameters())
         groups = [
             {"params": [p for name, p in named if "items.own" in name], "share": self.job.item_rate, "weight_decay": 0.0},
-            {"params": [p for name, p in named if "items.nodes" in name], "share": self.job.category_rate, "weight_decay": 0.0},
+            {"params": [p for name, p in named if "items.nodes" in name or "items.of_content" in name], "share": self.job.category_rate, "weight_decay": 0.0},
             {"params": [p for name, p in named if "items." not in name and any(part in name for part in rows)], "share": 1.0, "weight_decay": 0.0},
             {"params": [p for name, p in named if not any(part in name for part in rows)], "share": 1.0, "weight_decay": self.job.optimizer.weight_decay},
         ]
@@ -268,7 +269,8 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
             f"training_events: no event before {job.cutoffs[0]}, the first cut-off of pre-training. Start the cut-offs later or give more history."
         )
     categories = category_nodes(job.item_features, job.num_items)
-    taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types))
+    content = content_table(job.content, job.num_items)
+    taste = build_taste(job.encoder, categories, num_items=job.num_items, num_event_types=len(job.event_types), content=content)
     nodes = category_names(job.item_features)
     if job.start:
         start_taste(taste, job.start, nodes=nodes, event_types=job.event_types)
@@ -293,7 +295,7 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
             write_snapshot(full_state(taste), folder / SNAPSHOTS / f"{name}.safetensors")
     if len(walk):
         trainer.fit(module, walk, ckpt_path=checkpoint_to_resume(folder))
-    described = {"encoder": job.encoder.model_dump(), "num_items": job.num_items, "event_types": list(job.event_types), "nodes": nodes}
+    described = {"encoder": job.encoder.model_dump(), "num_items": job.num_items, "event_types": list(job.event_types), "nodes": nodes, "content": job.content}
     (folder / ENCODER).write_text(json.dumps(described))
     metrics = {f"loss_{periods[number].snapshot or 'start'}": total / count for number, (total, count) in loss_log.sums.items()}
     if held_out.losses:
@@ -396,6 +398,7 @@ def read_snapshot(folder: Path, cutoff: str) -> Taste:
         state["items.categories"],
         num_items=described["num_items"],
         num_event_types=len(described["event_types"]),
+        content=content_table(described.get("content"), described["num_items"]),
     )
     missing, unexpected = taste.load_state_dict(state, strict=False)
     if missing or unexpected:

@@ -1,7 +1,8 @@
 """Taste: vectors of items and events, a sequence encoder over a history, and the token of the request.
 
 Letters: N events (or B, T when padded), M requests, D width, I items, L levels of the category path, F features of a request.
-An item's vector is its own row plus the rows of its category path, so an item without history begins at its category.
+An item's vector is its own row plus the rows of its category path plus what is learned of its text vector, so an item without history begins
+at its category and its content. E is the width of text vectors.
 """
 
 import math
@@ -52,25 +53,41 @@ def calendar(days: Tensor) -> Tensor:
 
 
 class ItemVectors(nn.Module):
-    """Vectors of items: own row plus the rows of the category path."""
+    """Vectors of items: own row, plus the rows of the category path, plus a linear map of the content where there is any.
 
-    def __init__(self, categories: Tensor, num_items: int, width: int) -> None:
+    The map begins small and at random, so that items alike in words begin alike; what words mean for taste is learned from items with a history.
+    """
+
+    def __init__(self, categories: Tensor, num_items: int, width: int, content: Tensor | None = None) -> None:
         super().__init__()
         self.own = nn.Embedding(num_items, width)
         num_nodes = int(categories.max()) + 1 if categories.numel() else 1
         self.nodes = nn.Embedding(num_nodes, width, padding_idx=0)
         self.register_buffer("categories", categories)  # [I, L], 0 = none
         self.has_categories = bool(categories.numel()) and num_nodes > 1
-        # beside its category an item's own row begins at nothing: random rows of rare items would be noise in every list
-        nn.init.normal_(self.own.weight, std=0.0 if self.has_categories else 0.05)
+        # beside its category or content an item's own row begins at nothing: random rows of rare items would be noise in every list
+        nn.init.normal_(self.own.weight, std=0.0 if self.has_categories or content is not None else 0.05)
         nn.init.normal_(self.nodes.weight, std=0.05)
         with torch.no_grad():
             self.nodes.weight[0] = 0.0
+        self.of_content = None if content is None else nn.Linear(content.shape[1], width, bias=False)
+        if self.of_content is not None:
+            nn.init.normal_(self.of_content.weight, std=0.05)
+        self.register_buffer("content", content, persistent=False)  # [I, E], zeros = no words; too large to be in every snapshot
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors of items [...], [..., D]."""
         own = self.own(items)
+        if self.of_content is not None:
+            own = own + self.of_content(self.content[items].to(own.dtype))
         return own + self.nodes(self.categories[items]).sum(-2) if self.has_categories else own
+
+    @torch.no_grad()
+    def fold_content(self) -> None:
+        """Put what content says into the own rows and forget it: the same vectors from a smaller network, to be served."""
+        if self.of_content is not None:
+            self.own.weight += self.of_content(self.content.to(self.own.weight.dtype))
+            self.of_content = self.content = None
 
     def all(self) -> Tensor:
         """Every vector, [I, D]."""
@@ -119,9 +136,20 @@ class RequestToken(nn.Module):
 class Taste(nn.Module):
     """Item vectors, encoder and request token; `query . item` is the taste of a user at a date for an item."""
 
-    def __init__(self, encoder: nn.Module, categories: Tensor, *, num_items: int, num_event_types: int, width: int, dropout: float, max_history: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        categories: Tensor,
+        *,
+        num_items: int,
+        num_event_types: int,
+        width: int,
+        dropout: float,
+        max_history: int,
+        content: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.items = ItemVectors(categories, num_items, width)
+        self.items = ItemVectors(categories, num_items, width, content)
         self.events = EventVectors(num_event_types, width)
         self.encoder = encoder
         self.request = RequestToken(width)
@@ -176,13 +204,20 @@ class Taste(nn.Module):
         return vectors, days, torch.where(is_request, torch.zeros_like(days), functional.pad(types, (0, 1)))
 
 
-def build_taste(config: EncoderConfig, categories: Tensor, *, num_items: int, num_event_types: int) -> Taste:
-    """Taste with the configured encoder."""
+def build_taste(config: EncoderConfig, categories: Tensor, *, num_items: int, num_event_types: int, content: Tensor | None = None) -> Taste:
+    """Taste with the configured encoder; `content` [I, E] are text vectors of items, zeros where there are none."""
     encoder = build_encoder(
         config.kind, width=config.width, num_blocks=config.num_blocks, num_heads=config.num_heads, dropout=config.dropout, max_history=config.max_history
     )
     return Taste(
-        encoder, categories, num_items=num_items, num_event_types=num_event_types, width=config.width, dropout=config.dropout, max_history=config.max_history
+        encoder,
+        categories,
+        num_items=num_items,
+        num_event_types=num_event_types,
+        width=config.width,
+        dropout=config.dropout,
+        max_history=config.max_history,
+        content=content,
     )
 
 

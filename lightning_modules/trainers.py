@@ -166,7 +166,7 @@ def _strategy(compute: ComputeConfig, world: int) -> Strategy | str:
     backend = "gloo" if not torch.cuda.is_available() or compute.accelerator == "cpu" else "nccl"
     if compute.strategy == "fsdp2":
         return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1, process_group_backend=backend, save_distributed_checkpoint=False)
-    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True)
+    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def use_bf16(compute: ComputeConfig, *, has_wide_layers: bool) -> bool:

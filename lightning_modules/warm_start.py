@@ -1,10 +1,11 @@
 """Going on from an earlier training: its weights, carried over to a catalogue that has grown.
 
 A fine-tuning leaves `weights.safetensors` beside its networks: taste as pre-trained, what adapts it, and the heads, under their names in torch. A later
-training begins there. An item that was known keeps its own row, bit for bit; a new one begins at the mean vector of the known items of its category (the
-deepest level of its path that has any; of all items where none has). Nodes of the category tree and types of events are carried over by name.
+training begins there. An item that was known keeps its own row, bit for bit; a new one with content begins with the own rows of its nearest known items by
+content (its words and its category come on top); a new one without begins at the mean vector of the known items of its category (the deepest level of its
+path that has any; of all items where none has). Nodes of the category tree and types of events are carried over by name.
 
-Letters: I items, L levels of the category path, D width.
+Letters: I items, L levels of the category path, D width, E width of a text vector.
 """
 
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from safetensors import safe_open
@@ -21,11 +23,14 @@ from torch import Tensor, nn
 
 from contracts import columns as c
 from contracts.errors import CheckpointMismatchError
+from lightning_modules.content import nearest
 from lightning_modules.jobs import Start
 from lightning_modules.taste import Taste
 
 WEIGHTS = "weights.safetensors"
 START_INDEX = "start_index"
+NEIGHBOURS = 10
+LEAST_COSINE = 0.4
 FORMAT = 1
 TASTE, ADAPTATION, HEAD = "taste", "adaptation", "head_"
 
@@ -99,7 +104,18 @@ def start_taste(taste: Taste, start: Start, *, nodes: Sequence[str], event_types
     start_index = start_rows(start, taste.items.own.num_embeddings)
     if int(start_index.max()) >= len(state["items.own.weight"]):
         raise weights.mismatch(f"{start.items} names row {int(start_index.max())}, the item table has {len(state['items.own.weight'])}")
-    state["items.own.weight"] = grown_items(state["items.own.weight"], start_index, state["items.nodes.weight"], taste.items.categories)
+    if "items.of_content.weight" in state and taste.items.of_content is None:
+        raise weights.mismatch("the earlier training knew the content of items, there is none now (content.encoder)")
+    if "items.of_content.weight" not in state and taste.items.of_content is not None:
+        raise weights.mismatch("the earlier training knew no content of items, now there is one (content.encoder)")
+    state["items.own.weight"] = grown_items(
+        state["items.own.weight"],
+        start_index,
+        state["items.nodes.weight"],
+        taste.items.categories,
+        taste.items.content,
+        state.get("items.of_content.weight"),
+    )
     StartWeights(weights.path, {TASTE: state}, weights.described).fill(taste, TASTE)
 
 
@@ -112,21 +128,36 @@ def start_rows(start: Start, num_items: int) -> Tensor:
     return rows
 
 
-def grown_items(own: Tensor, start_index: Tensor, nodes: Tensor, categories: Tensor) -> Tensor:
+def grown_items(own: Tensor, start_index: Tensor, nodes: Tensor, categories: Tensor, content: Tensor | None = None, of_content: Tensor | None = None) -> Tensor:
     """Own rows of a grown catalogue, [I, D].
 
     own          [I0, D]  rows of the earlier table
     start_index  [I]      row of each item in it, -1 for a new item
     nodes        [N, D]   rows of the category tree, the new table
     categories   [I, L]   nodes on each item's path, 0 where there is none
+    content      [I, E]   text vectors, zeros where there are none; `of_content` [D, E] what is learned of them
     """
     is_known = start_index >= 0
     rows = torch.zeros(len(start_index), own.shape[1], dtype=own.dtype)
     rows[is_known] = own[start_index[is_known]]
     path = nodes[categories].sum(-2) if categories.shape[1] else torch.zeros_like(rows)
+    if content is not None and of_content is not None:
+        path = path + content.to(rows.dtype) @ of_content.T
     is_new = ~is_known
     rows[is_new] = (category_means(rows + path, categories, is_known) - path)[is_new]
-    return rows
+    return rows if content is None else _like_neighbours(rows, content, is_known)
+
+
+def _like_neighbours(rows: Tensor, content: Tensor, is_known: Tensor) -> Tensor:
+    """The same own rows, those of new items with words being the means of their nearest known items', where these are alike enough."""
+    table = content.numpy()
+    has_words = np.abs(table).max(1) > 0
+    known = np.flatnonzero(is_known.numpy() & has_words)
+    new = np.flatnonzero(~is_known.numpy() & has_words)
+    places, shares = nearest(table, new, known, number=NEIGHBOURS, least_cosine=LEAST_COSINE)
+    has_any = shares.any(1)
+    means = torch.einsum("nk,nkd->nd", torch.from_numpy(shares[has_any]).to(rows.dtype), rows[torch.from_numpy(known[places[has_any]])])
+    return rows.index_copy(0, torch.from_numpy(new[has_any]), means)
 
 
 def category_means(vectors: Tensor, categories: Tensor, is_known: Tensor) -> Tensor:

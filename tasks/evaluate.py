@@ -1,6 +1,7 @@
 """Step `evaluate`: the protocol - origins, leads, two lists, slices, intervals; baselines and the champion beside the recommender."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from contracts.sections.features import FeaturesConfig
 from contracts.sections.validation import ValidationConfig
 from evaluation.baselines import baseline_rankings
 from evaluation.evaluation import evaluate as evaluate_rankings
+from evaluation.new_items import items_without_history, new_item_targets
 from evaluation.origins import evaluation_origins, leads_that_fit, tuning_origins
 from evaluation.results import EvaluationResult
 from evaluation.season_lift import SHIFT_DAYS
+from evaluation.targets import known_before
 from expectations.validation import validate_table
 from serving.bundle import bundle_ref, read_bundle
 from serving.recommender import Recommender
@@ -70,15 +73,18 @@ def evaluate(
     first_day, last_day = date.fromisoformat(features.first_day), date.fromisoformat(features.end) - timedelta(days=1)
     windows = evaluation_origins(first_day, last_day, config)
     with progress_of("evaluate") as report_progress:
-        ours, shifted = _ours(bundles.evaluated, windows, config, report_progress)
+        catalogue = read_table(features.item_catalogue).select(c.ITEM_ID, c.CATEGORY).collect() if features.item_catalogue else None
+        of_new_items = _NewItems(interactions, catalogue, config, target_events) if config.slices and catalogue is not None else None
+        ours, shifted, new_items = _ours(bundles.evaluated, windows, config, report_progress, of_new_items)
         rankings = write_table(ours, folder / "rankings.parquet", "rankings")
         validate_table(rankings, validation, folder=folder / "validation")
         report_progress(0.4, "baselines")
         others = _baselines(interactions, {**tuning_origins(first_day, config), **windows}, config, target_events, report_progress)
         report_progress(0.8, "figures and intervals")
-        catalogue = read_table(features.item_catalogue).select(c.ITEM_ID, c.CATEGORY).collect() if features.item_catalogue else None
 
-        def measured(rankings: dict[str, pl.DataFrame], settings: EvaluationConfig, champion_name: str | None = None) -> EvaluationResult:
+        def measured(
+            rankings: dict[str, pl.DataFrame], settings: EvaluationConfig, champion_name: str | None = None, new_items: pl.DataFrame | None = None
+        ) -> EvaluationResult:
             return evaluate_rankings(
                 rankings,
                 interactions,
@@ -89,11 +95,12 @@ def evaluate(
                 shifted={OURS: shifted} if shifted is not None else None,
                 target_events=target_events,
                 item_catalogue=catalogue,
+                new_items=new_items,
                 season_names=features_config.season_names,
                 seed=seed,
             )
 
-        result = measured({OURS: ours, **others}, config)
+        result = measured({OURS: ours, **others}, config, new_items=new_items)
         against = _against_champion(champion, ours, interactions, windows, config, measured) if champion else None
         write_text(result.model_dump_json(indent=1), folder / "evaluation.json")
         if against:
@@ -201,12 +208,42 @@ def table_of(result: EvaluationResult) -> list[dict[str, str]]:
     return rows
 
 
+@dataclass(frozen=True)
+class _NewItems:
+    """What is needed to rank items without history among themselves."""
+
+    interactions: pl.LazyFrame
+    catalogue: pl.DataFrame
+    config: EvaluationConfig
+    target_events: tuple[str, ...]
+
+    def ranked(self, recommender: Recommender, origin: date, leads: tuple[int, ...]) -> list[pl.DataFrame]:
+        """One ranking for each list and lead, of the users who chose such an item in that window; none where there are none."""
+        known = known_before(self.interactions, origin)
+        offered = items_without_history(self.interactions, origin, self.catalogue, known=known)
+        tables = []
+        for lead in leads if offered.height else ():
+            wanted = new_item_targets(
+                self.interactions, origin, lead, self.config.horizon_days, "again", offered, target_events=self.target_events, known=known
+            )
+            users = wanted[c.USER_ID].unique(maintain_order=True).to_list()
+            if not users:
+                continue
+            questions = [
+                recommender.question(origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK, candidates=offered[c.ITEM_ID])
+                for list_name in self.config.lists
+            ]
+            tables += recommender.rank_each(questions, users)
+        return tables
+
+
 def _ours(
-    bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress
-) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Rankings at every origin, lead and list; and, for the season lift, the same with look-ups by date half a year off."""
+    bundles: dict[str, BundleRef], windows: dict[date, tuple[int, ...]], config: EvaluationConfig, progress: Progress, of_new_items: _NewItems | None
+) -> tuple[pl.DataFrame, pl.DataFrame | None, pl.DataFrame | None]:
+    """Rankings at every origin, lead and list; for the season lift the same with look-ups by date half a year off; and those of items without history."""
     shifts = (0, SHIFT_DAYS) if config.season_lift else (0,)
     parts: dict[int, list[pl.DataFrame]] = {shift: [] for shift in shifts}
+    of_new: list[pl.DataFrame] = []
     for number, (origin, leads) in enumerate(windows.items()):
         progress(0.4 * number / len(windows), f"lists of {OURS} at {origin}")
         recommender = Recommender.load(bundles[origin.isoformat()].path, version=OURS)
@@ -217,7 +254,9 @@ def _ours(
         ]
         for (shift, _, _), table in zip(asked, recommender.rank_each(questions), strict=True):
             parts[shift].append(table)
-    return pl.concat(parts[0]), pl.concat(parts[SHIFT_DAYS]) if config.season_lift else None
+        if of_new_items:
+            of_new += of_new_items.ranked(recommender, origin, leads)
+    return pl.concat(parts[0]), pl.concat(parts[SHIFT_DAYS]) if config.season_lift else None, pl.concat(of_new) if of_new else None
 
 
 def _baselines(

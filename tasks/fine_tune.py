@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 
 from contracts import columns as c
 from contracts.artifacts import BundleRef, Bundles, FeatureTables, ForecastTables, SeasonTables, Snapshots, text_digest
+from contracts.sections.content import ContentConfig
 from contracts.sections.evaluation import EvaluationConfig
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.training import ComputeConfig, FineTuningConfig
@@ -23,6 +24,7 @@ from tasks.store import Store, code_version, fresh_folder, read_table
 from tasks.training_process import run_training
 
 CODE = ("lightning_modules", "features", "serving/bundle.py")
+OF_NEW_ITEMS = ("neighbours", "neighbour_weight", "least_cosine", "max_new_items")
 
 
 @task(name="fine_tune", **reusable(*CODE, minutes=24 * 60))
@@ -39,11 +41,12 @@ def fine_tune(
     *,
     name: str,
     seed: int,
+    content: ContentConfig | None = None,
     start: Start | None = None,
     replay: float = 0.25,
 ) -> Bundles:
     """Fit the head, from `start` on where an earlier training goes on, and pack each origin's networks with the tables they need."""
-    folder = store.step_folder("fine_tune", features, season, snapshots, config, evaluation, compute, str(seed), start, code=CODE)
+    folder = store.step_folder("fine_tune", features, season, snapshots, config, evaluation, compute, str(seed), content, start, code=CODE)
     if is_fresh():
         fresh_folder(folder)
     origins = tuple(date.fromisoformat(day) for day in dict.fromkeys([*features.origins, features.end]))
@@ -52,6 +55,7 @@ def fine_tune(
         inputs_digest=text_digest(
             features.vocabulary.digest,
             snapshots.digest,
+            features.content.digest if features.content else "",
             *(ref.digest for group in (season.season, features.habit_samples, features.targets) for ref in group.values()),
         ),
         seed=seed,
@@ -75,6 +79,8 @@ def fine_tune(
         season_inputs=SEASON_INPUTS,
         habit_inputs=habit_input_names(features_config.habit_half_lives_days),
         lists=evaluation.lists,
+        content=features.content.path if features.content else None,
+        **(content or ContentConfig()).model_dump(include=set(OF_NEW_ITEMS)),
         start=start,
         replay=replay,
     )

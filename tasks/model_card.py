@@ -40,7 +40,7 @@ def _list_table(result: EvaluationResult, list_name: str) -> str:
 
 def _slices(result: EvaluationResult) -> str:
     """Slices of the recommender: users and figure."""
-    rows = [row for row in result.slices if row.model == result.model]
+    rows = [row for row in (*result.slices, *result.new_items) if row.model == result.model]
     if not rows:
         return "No slices were asked for."
     lines = ["## Slices", "", "| kind | slice | list | users | value |", "|---|---|---|---|---|"]

@@ -35,18 +35,26 @@ def pretrain(
     """Train the encoder along time, from `start` on where an earlier training goes on. An interrupted training goes on from its last checkpoint."""
     if not config.enabled or features.training_events is None:
         return Snapshots(folder=None, cutoffs=(), digest="none")
-    folder = store.step_folder("pretrain", features.training_events, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), start, code=CODE)
+    folder = store.step_folder(
+        "pretrain", features.training_events, features.content, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), start, code=CODE
+    )
     if is_fresh():
         fresh_folder(folder)
     item_features = _item_features(features, folder)
     job = PretrainJob.from_config(
         config,
-        inputs_digest=text_digest(features.training_events.digest, features.vocabulary.digest, item_features.digest if item_features else ""),
+        inputs_digest=text_digest(
+            features.training_events.digest,
+            features.vocabulary.digest,
+            item_features.digest if item_features else "",
+            features.content.digest if features.content else "",
+        ),
         seed=seed,
         events=features.training_events.path,
         num_items=num_items(features),
         event_types=event_types(features),
         item_features=item_features.path if item_features else None,
+        content=features.content.path if features.content else None,
         cutoffs=tuple(date.fromisoformat(day) for day in features.cutoffs),
         leads_days=fine_tuning.leads_days,
         horizon_days=horizon_days,

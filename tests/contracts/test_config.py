@@ -85,7 +85,7 @@ def test_bounds_of_a_field_reach_the_schema_that_draws_the_form():
         ("fine_tuning: {epoch: 3}", r"fine_tuning\.epoch: unknown key; did you mean `epochs`\?"),
         ("pretraining: {encoder: {widht: 3}}", r"pretraining\.encoder\.widht: unknown key; did you mean `width`\?"),
         ("fine_tuning: {linear: [{ridg: 3}]}", r"fine_tuning\.linear\.0\.ridg: unknown key; did you mean `ridge`\?"),
-        ("zzzz: 3", r"zzzz: unknown key; known keys: compute, evaluation, .*vertical"),
+        ("zzzz: 3", r"zzzz: unknown key; known keys: compute, content, evaluation, .*vertical"),
         ("seed: -1", r"seed: Input should be greater than or equal to 0 \(found -1\)"),
         ("vertical: bank", r"vertical: Input should be 'shop', 'travel' or 'content' \(found 'bank'\)"),
         ("evaluation: {origins: [2020-13-01]}", r"not readable as YAML.*month"),
