@@ -13,11 +13,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from contracts import columns as c
 from contracts.tables import INTERACTIONS
 from features.calendar import calendar
+from features.content import Encoder, encoded, item_vectors, item_words
 from features.demand import demand, demand_feature_list, demand_features, season_index
 from features.feature import Feature
 from features.habits import habit_features, habit_inputs, habits, item_repeats
@@ -53,6 +55,7 @@ def entries() -> list[Entry]:
     log = _three_events()
     catalogue = pl.LazyFrame({c.ITEM_ID: ["a", "b"], c.CATEGORY: ["x > y", "x > z"]})
     vocabulary = grow_vocabulary(None, log.select(c.ITEM_ID))
+    words = item_words(catalogue, vocabulary)
     weeks = item_weeks(log, _CUTOFF)
     table = demand(log, catalogue, frequency="day", levels=("item", "category", "total"), end=_CUTOFF)
     index = Feature(
@@ -61,6 +64,11 @@ def entries() -> list[Entry]:
     return [
         Entry(calendar, calendar(_CUTOFF, _CUTOFF, regions={c.ALL_REGIONS: "US"})),
         Entry(grow_vocabulary, vocabulary),
+        Entry(item_words, words),
+        Entry(
+            item_vectors,
+            item_vectors(words, encoded(words, None, Encoder("example", 384, lambda texts: np.ones((len(texts), 384), np.float32)), batch_texts=8)),
+        ),
         Entry(training_events, training_events(log, vocabulary).collect()),
         Entry(histories, histories(log, _CUTOFF, 2).collect()),
         Entry(training_targets, training_targets(log, date(2024, 2, 1), 0, 28, ("purchase",)).collect()),

@@ -17,7 +17,7 @@ import polars as pl
 from contracts import columns as c
 from contracts.artifacts import text_digest
 from contracts.errors import SourceError
-from contracts.sections.content import TextEncoder
+from contracts.sections.content import TEXT_VECTOR_WIDTHS, TextEncoder
 
 WORDS: Final = "words"
 TEXT_DIGEST: Final = "text_digest"
@@ -74,7 +74,7 @@ def encoded(texts: pl.DataFrame, kept: pl.DataFrame | None, encoder: Encoder, *,
 
 
 def item_vectors(texts: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    """The vector of each item that has words.
+    """The vector of each item that has words; one encoder's vectors are of one width E.
 
     Grain: one row per item_index, sorted by it. Columns: item_index, vector (E numbers, length 1).
     """
@@ -105,7 +105,7 @@ def text_encoder(name: TextEncoder) -> Encoder:
         found = models[0].encode(list(texts), batch_size=64, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(found, np.float32)
 
-    return Encoder(f"{PACKAGE}-{version}", 384, encode)
+    return Encoder(f"{PACKAGE}-{version}", TEXT_VECTOR_WIDTHS[name], encode)
 
 
 def _sentence_transformer() -> Any:

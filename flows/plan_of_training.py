@@ -1,6 +1,7 @@
 """What `perennial plan` shows: how much there is to learn from, and what pre-training on it will take."""
 
 import math
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from contracts import columns as c
 from contracts.config import PipelineConfig
+from contracts.sections.content import TEXT_VECTOR_WIDTHS
 from contracts.sections.training import ComputeConfig
 from lightning_modules.event_log import EVENT_DAY
 from lightning_modules.jobs import PretrainJob
@@ -58,6 +60,7 @@ def plan_of(config: PipelineConfig, size: DataSize, *, events: pl.DataFrame | No
         leads_days=config.fine_tuning.leads_days,
         horizon_days=config.evaluation.horizon_days,
     )
+    size = replace(size, content_width=TEXT_VECTOR_WIDTHS[config.content.encoder])
     return plan_pretraining(job, config.compute, size, machine, events=events)
 
 

@@ -43,7 +43,7 @@ GATHERED_BLOCKS = 2  # FSDP2 holds the block that is computed and the next one
 
 @dataclass(frozen=True)
 class DataSize:
-    """How much there is to learn from, over how many `days`. `num_nodes` rows of categories, on paths of at most `depth`."""
+    """How much there is to learn from, over how many `days`. `num_nodes` rows of categories, on paths of at most `depth`; text vectors of `content_width`."""
 
     num_items: int
     num_events: int
@@ -52,6 +52,7 @@ class DataSize:
     num_event_types: int = 1
     num_nodes: int = 0
     depth: int = 3
+    content_width: int = 0
 
     @property
     def events_of_a_user(self) -> float:
@@ -80,7 +81,7 @@ class Plan:
 
     weights, gradients, optimizer_states  at rest between steps; `item_table` of them belongs to rows of items and categories
     gathered      FSDP2: weights and gradients that are whole while they are computed with
-    activations   the rest at the fullest moment of a step: what the backward pass waits for, and its intermediate results
+    activations   the rest at the fullest moment of a step: what the backward pass waits for, its intermediate results, text vectors of items
     loading       events (memory-mapped) and the sampler of negatives, host memory
     saving        whole weights and optimiser states, host memory of the first process while a checkpoint is written, beyond the above
     """
@@ -243,7 +244,9 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _empty_taste(job: PretrainJob, size: DataSize) -> Any:
-    taste = build_taste(job.encoder, torch.zeros(size.num_items, 0, dtype=torch.long), num_items=size.num_items, num_event_types=size.num_event_types)
+    content = torch.zeros(size.num_items, size.content_width, dtype=torch.float16) if size.content_width else None
+    no_categories = torch.zeros(size.num_items, 0, dtype=torch.long)
+    taste = build_taste(job.encoder, no_categories, num_items=size.num_items, num_event_types=size.num_event_types, content=content)
     if size.num_nodes:
         items: ItemVectors = taste.items
         items.nodes = nn.Embedding(size.num_nodes + 1, job.encoder.width, padding_idx=0)

@@ -1,12 +1,13 @@
 """Content of items: what their words say before anybody has had them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from contracts.sections.base import Section
 
 TextEncoder = Literal["none", "minilm"]
+TEXT_VECTOR_WIDTHS: Final = {"none": 0, "minilm": 384}
 
 
 class ContentConfig(Section):

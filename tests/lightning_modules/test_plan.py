@@ -92,6 +92,14 @@ def test_parameters_are_those_of_the_network() -> None:
     assert plan.optimizer_states == pytest.approx(8 * plan.parameters, rel=0.001)  # two moments of Adam, and a step counter for each tensor
 
 
+def test_text_vectors_of_items_take_their_room() -> None:
+    encoder, compute = EncoderConfig(width=32, num_blocks=1), ComputeConfig(accelerator="cpu")
+    sizes = [DataSize(20_000, 4_000, 50, content_width=width) for width in (0, 384)]
+    plain, with_content = (plan_pretraining(job_of(size, encoder, num_negatives=64, batch_events=256), compute, size, SLOW_MACHINE) for size in sizes)
+    assert with_content.parameters - plain.parameters == 384 * 32
+    assert 1 <= (with_content.device_bytes - plain.device_bytes) / (20_000 * 384 * 2) < 1.3  # half precision, whole on each device
+
+
 def test_sharing_divides_what_rests_and_gathers_what_is_computed_with() -> None:
     size, encoder = DataSize(3_000, 4_000, 50), EncoderConfig(width=32, num_blocks=3)
     one, ddp, fsdp2 = (
