@@ -394,7 +394,7 @@ def _new_items(data: ReportData) -> str:
             escape(row.list),
             escape(_label(data, row.model)),
             f"{row.num_users:,}",
-            charts.cell(_slice_key(row), row.value, f"{row.value:.3f}"),
+            f"{row.value:.3f}",
             f"{row.ci_low:.3f} to {row.ci_high:.3f}",
         ]
         for row in result.new_items

@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 
 from evaluation.gates import PromotionDecision
+from evaluation.new_items import BY_CHANCE, KIND, SLICE
 from evaluation.report import PageData, ReportData, render_forecast_report, render_report
 from evaluation.report_charts import signed_percent, ticks
 from evaluation.report_panels import HeatMap, LevelError, SeriesPart, example_of, forecast_panel, level_errors, season_heat_map
+from evaluation.results import SliceRow
 
 
 class Page(HTMLParser):
@@ -55,6 +57,19 @@ def test_every_drawn_value_stands_in_a_table(page):
     assert len(drawn) > 300
     assert {key.split("|")[0] for key in drawn} == {"gain", "lead", "slice", "lift", "control", "mase", "heat", "fan", "parts", "rows"}
     assert drawn == page.tabled
+
+
+def test_items_without_history_have_a_table_of_their_own_where_they_were_ranked(report_data):
+    evaluation = report_data.evaluation
+    figures = {"metric": "ndcg@10", "ci_low": 0.25, "ci_high": 0.375, "num_users": 1_234, "num_rows": 1_300}
+    rows = tuple(SliceRow(kind=KIND, slice=SLICE, list="discover", model=name, value=0.3125, **figures) for name in (evaluation.model, BY_CHANCE))
+    text = render_report(report_data.model_copy(update={"evaluation": evaluation.model_copy(update={"new_items": rows})}))
+    title = "Items without history, ranked among themselves"
+    part = text.split(f"<summary>{title}</summary>")[1].split("</details>")[0]
+    assert "declares them available" in part
+    assert all(word in part for word in ("by chance", "1,234", "0.312", "0.250 to 0.375"))
+    assert Page(text).open == []
+    assert title not in render_report(report_data)
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing(page, report_data):

@@ -71,7 +71,8 @@ def test_row_of_a_new_item_scores_as_the_mean_of_its_neighbours(is_exact: bool) 
     np.testing.assert_allclose(found[:, [0, 1, 2, 4, 6]], linear.scores(history), atol=1e-5)
     np.testing.assert_allclose(found[:, 5], 0.75 * whole[:, 0] + 0.25 * whole[:, 3], atol=1e-5)
     np.testing.assert_allclose(found[:, 3], whole[:, 4], atol=1e-5)
-    np.testing.assert_allclose(grown.scores_of(np.arange(30), history), found, atol=1e-5)
+    rows = linear.landmarks if is_exact else np.arange(30)  # fitted users have a short cut, which does not hold for filled rows
+    np.testing.assert_allclose(grown.scores_of(rows, history), found[rows], atol=1e-5)
 
 
 def known_shop() -> tuple[Known, sp.csr_array]:
