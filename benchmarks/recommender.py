@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the last origin and one seed of each data set")
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each data set")
+    parser.add_argument("--threads", type=int, default=2, help="threads of a training process; one where another benchmark runs beside it")
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
@@ -39,6 +40,7 @@ def main() -> None:
             print("online_retail_ii left out: no folder; set PERENNIAL_DATA", file=sys.stderr)
             continue
         config = parameters_of(name, asked.storage, quick=asked.quick)
+        config = config.model_copy(update={"compute": config.compute.model_copy(update={"threads": asked.threads})})
         for seed in range(1 if asked.quick else asked.seeds):
             rows += measured_cell(config.model_copy(update={"seed": seed}))
     command = shlex.join(["python", "-m", "benchmarks.recommender", *sys.argv[1:]])

@@ -26,6 +26,7 @@ from lightning_modules.rnn import RNN
 from lightning_modules.transformer_xl import TransformerXL
 
 DAYS_PER_YEAR = 365.2425
+ROW_STD = 0.03
 YEAR_HARMONICS = 3
 WEEK_HARMONICS = 2
 CALENDAR_FEATURES = 2 * (YEAR_HARMONICS + WEEK_HARMONICS)
@@ -66,13 +67,13 @@ class ItemVectors(nn.Module):
         self.register_buffer("categories", categories)  # [I, L], 0 = none
         self.has_categories = bool(categories.numel()) and num_nodes > 1
         # beside its category or content an item's own row begins at nothing: random rows of rare items would be noise in every list
-        nn.init.normal_(self.own.weight, std=0.0 if self.has_categories or content is not None else 0.05)
-        nn.init.normal_(self.nodes.weight, std=0.05)
+        nn.init.normal_(self.own.weight, std=0.0 if self.has_categories or content is not None else ROW_STD)
+        nn.init.normal_(self.nodes.weight, std=ROW_STD)
         with torch.no_grad():
             self.nodes.weight[0] = 0.0
         self.of_content = None if content is None else nn.Linear(content.shape[1], width, bias=False)
         if self.of_content is not None:
-            nn.init.normal_(self.of_content.weight, std=0.05)
+            nn.init.normal_(self.of_content.weight, std=ROW_STD)
         self.register_buffer("content", content, persistent=False)  # [I, E], zeros = no words; too large to be in every snapshot
 
     def forward(self, items: Tensor) -> Tensor:
@@ -170,7 +171,8 @@ class Taste(nn.Module):
 
     def states(self, vectors: Tensor, types: Tensor, gaps: Tensor, days: Tensor, steps: Tensor, layout: Layout) -> Tensor:
         """State after each event, [..., D]; `vectors` are the item vectors of the events."""
-        x = dropout(vectors + self.events(types, gaps, days), self.dropout, self.training)
+        # small rows would drown in what the blocks add: as in SASRec (arXiv 1808.09781), they go in times the root of the width
+        x = dropout(vectors * math.sqrt(vectors.shape[-1]) + self.events(types, gaps, days), self.dropout, self.training)
         return self.encoder(x, steps, days, layout)
 
     def forward(self, items: Tensor, event_days: Tensor, event_types: Tensor, lengths: Tensor, request_day: Tensor, lead_days: Tensor) -> Tensor:
