@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VECTOR = "vector"
 ROWS_AT_ONCE = 1_024
+COSINES_AT_ONCE = 8_000_000
 
 
 def content_table(path: str | None, num_items: int) -> Tensor | None:
@@ -44,16 +45,19 @@ def nearest(content: np.ndarray, items: np.ndarray, among: np.ndarray, *, number
     """The items of `among` most like each of `items`: places in `among` [N, K], most alike first, and shares [N, K] by cosine.
 
     content [I, E], rows of length 1 or zeros. Shares sum to 1; a neighbour below `least_cosine` or not above 0 has share 0, and where all are
-    so a row is zeros. Ties go to the smaller place.
+    so a row is zeros. Equally alike ones are in the order of their places.
     """
     number = min(number, len(among))
     places, cosines = np.zeros((len(items), number), np.int64), np.zeros((len(items), number), np.float32)
     known = content[among].astype(np.float32)
-    for start in range(0, len(items) if number else 0, ROWS_AT_ONCE):
-        block = slice(start, start + ROWS_AT_ONCE)
+    at_once = max(1, COSINES_AT_ONCE // max(len(among), 1))
+    for start in range(0, len(items) if number else 0, at_once):
+        block = slice(start, start + at_once)
         alike = content[items[block]].astype(np.float32) @ known.T
-        best = np.argsort(-alike, axis=1, kind="stable")[:, :number]
-        places[block], cosines[block] = best, np.take_along_axis(alike, best, 1)
+        some = np.sort(np.argpartition(-alike, number - 1, axis=1)[:, :number], axis=1)
+        order = np.argsort(-np.take_along_axis(alike, some, 1), axis=1, kind="stable")
+        places[block] = np.take_along_axis(some, order, 1)
+        cosines[block] = np.take_along_axis(alike, places[block], 1)
     kept = np.where((cosines >= least_cosine) & (cosines > 0), cosines, np.float32(0))
     return places, kept / np.maximum(kept.sum(1, keepdims=True), np.float32(1e-12))
 
