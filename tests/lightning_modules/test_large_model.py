@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -60,6 +62,9 @@ def toy(job: PretrainJob) -> tuple[PretrainJob, ComputeConfig]:
 def test_the_large_model_trains_at_toy_size_on_two_processes(strategy: str, pretrain_job: PretrainJob, tmp_path: Path) -> None:
     job, compute = toy(pretrain_job)
     assert (compute.strategy, compute.precision, compute.activation_checkpointing) == ("fsdp2", "bf16", True)
+    words = pl.DataFrame({"item_index": range(job.num_items), "vector": pl.Series(np.eye(job.num_items, 8), dtype=pl.Array(pl.Float32, 8))})
+    words.write_parquet(tmp_path / "content.parquet")
+    job = job.model_copy(update={"content": str(tmp_path / "content.parquet")})
     request = TrainingRequest(job=job, compute=compute.model_copy(update={"strategy": strategy}))
     (tmp_path / "job.json").write_text(request.model_dump_json())
     (tmp_path / "train.py").write_text(TRAIN)
@@ -71,13 +76,16 @@ def test_the_large_model_trains_at_toy_size_on_two_processes(strategy: str, pret
     assert result["world_size"] == 2
     held = [json.loads((tmp_path / f"held_{rank}.json").read_text()) for rank in range(2)]
     table = [found["objective.taste.items.own.weight"] for found in held]
+    of_content = [found["objective.taste.items.of_content.weight"] for found in held]
     block = [found["objective.taste.encoder.blocks.1.up.weight"] for found in held]
     share = 2 if strategy == "fsdp2" else 1
     for kind in ("weight", "moment"):
         assert [found[kind] for found in table] == [[[job.num_items, 16], [job.num_items // share, 16], "torch.float32"]] * 2
+        assert [found[kind] for found in of_content] == [[[16, 8], [16 // share, 8], "torch.float32"]] * 2
         assert [found[kind] for found in block] == [[[64, 16], [64 // share, 16], "torch.float32"]] * 2
     taste = read_snapshot(tmp_path, job.cutoffs[0].isoformat())
     assert taste.items.own.weight.shape == (job.num_items, 16)
+    assert taste.items.content.shape == (job.num_items, 8)  # read again: it is in no snapshot
 
 
 @pytest.mark.parametrize("kind", ["gpt", "gru"])
