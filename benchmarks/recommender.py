@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from contracts.config import PipelineConfig
+from evaluation.results import EvaluationResult
 from flows.local_environment import use_local_stores
 from tasks.store import SCORER, reuse_digest
 
@@ -75,7 +76,16 @@ def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
         for comparison in result.comparisons
         if comparison.metric == result.main_metric
     ]
-    rows += [
+    rows += lift_rows(result, config)
+    rows = [short(row) for row in rows if is_kept(row)]
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    cell.write_text(results_text(rows), encoding="utf-8")
+    return rows
+
+
+def lift_rows(result: EvaluationResult, config: PipelineConfig) -> list[dict[str, object]]:
+    """Season lift of each list and lead, relative, with its interval."""
+    return [
         {
             **lift.model_dump(),
             "dataset": config.name,
@@ -89,10 +99,6 @@ def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
         }
         for lift in result.season_lifts
     ]
-    rows = [short(row) for row in rows if is_kept(row)]
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(results_text(rows), encoding="utf-8")
-    return rows
 
 
 def is_kept(row: dict[str, object]) -> bool:

@@ -1,0 +1,41 @@
+"""A season found where there is none would be leakage: `python -m benchmarks.negative_control [--data NAME ...]`.
+
+Each user's whole history is moved by a random number of days, wrapped round the span of the data; the recommender is trained on that and measured at one
+origin that holds every lead. Its season lift should lie within noise of zero. Writes benchmarks/results/negative_control.json: rows `season lift of
+ndcg@10` of list and lead, with intervals, and whether the interval holds zero.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+
+from benchmarks.machine import ROOT, write_results
+from benchmarks.recommender import DATA_SETS, lift_rows, parameters_of, short
+from flows.local_environment import use_local_stores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=["online_retail_ii"], help="data sets")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    asked = parser.parse_args()
+    os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
+    rows = [row for name in asked.data for row in measured(name, asked.storage)]
+    print(write_results("negative_control", command=shlex.join(["python", "-m", "benchmarks.negative_control", *sys.argv[1:]]), rows=rows))
+
+
+def measured(name: str, storage: str) -> list[dict[str, object]]:
+    """Season lifts of a data set whose seasons are destroyed."""
+    config = parameters_of(name, storage, quick=True)
+    use_local_stores(config.storage_root)  # before Prefect is imported
+    from flows.partial_runs import negative_control
+    from tasks.evaluate import read_evaluation
+
+    result = read_evaluation(negative_control(config).path)
+    rows = [row | {"holds_zero": row["ci_low"] <= 0 <= row["ci_high"]} for row in lift_rows(result, config)]  # type: ignore[operator]
+    return [short({**row, "model": "perennial, seasons destroyed", "origin": str(config.evaluation.origins[0])}) for row in rows]
+
+
+if __name__ == "__main__":
+    main()
