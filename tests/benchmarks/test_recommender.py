@@ -23,5 +23,7 @@ def test_a_baseline_is_kept_once_with_its_main_measures_and_ours_whole() -> None
 
 
 def test_prefect_is_not_imported_before_its_home_is_set() -> None:
-    code = "import sys, benchmarks.recommender, benchmarks.few_labels, benchmarks.negative_control, benchmarks.planted_season; sys.exit('prefect' in sys.modules)"
+    code = (
+        "import sys, benchmarks.recommender, benchmarks.few_labels, benchmarks.negative_control, benchmarks.planted_season; sys.exit('prefect' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
