@@ -27,7 +27,7 @@ import polars as pl
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.equal_targets import OUR_LOSS, measured_quality
+from benchmarks.equal_targets import measured_quality
 from benchmarks.interactions import at_seconds, read, vocabulary_of
 from benchmarks.machine import ROOT, write_results
 from benchmarks.training_peers import PEERS, cost_of
@@ -50,7 +50,7 @@ LENGTH, WIDTH, BLOCKS, HEADS, NEGATIVES = 50, 64, 2, 2, 128
 BATCH_SEQUENCES = 128
 SETTINGS = {"length": LENGTH, "width": WIDTH, "blocks": BLOCKS, "heads": HEADS, "batch": BATCH_SEQUENCES, "negatives": NEGATIVES}
 TARGETS = 400_000  # of a timed training
-TARGETS_OF_QUALITY, BATCH_OF_QUALITY, SEEDS = 1_000_000, 32, (0, 1, 2)
+TARGETS_OF_QUALITY, BATCH_OF_QUALITY, SEEDS = 500_000, 32, (0, 1, 2)
 STEPS_OF_PROFILE = 16
 GOAL = 0.4  # of RePlay's microseconds, in the same run
 DATA_SETS = ("movielens_100k", "online_retail_ii")
@@ -100,7 +100,7 @@ def main() -> None:
         if any(str(one["model"]).startswith("RePlay") for one in rows):
             rows += [ratio_to_replay(dataset, loss, rows) for loss in LOSSES]
         if not asked.quick:
-            settings = {**SETTINGS, "batch": BATCH_OF_QUALITY, "learning_rate": 1e-3}
+            settings = {**SETTINGS, "batch": BATCH_OF_QUALITY}
             for loss in LOSSES:
                 rows += measured_quality(dataset, interactions, loss, settings, seeds=SEEDS, num_targets=TARGETS_OF_QUALITY)
     rows += measured_preparation()
@@ -164,7 +164,7 @@ def job_of(interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float) -
         cutoffs=(last.date() + timedelta(days=1),),  # type: ignore[union-attr]
         encoder=EncoderConfig(kind=kind, width=WIDTH, num_blocks=BLOCKS, num_heads=HEADS, dropout=0.2, max_history=LENGTH),  # type: ignore[arg-type]
         objective="masked_item" if kind == "bert" else "next_item",
-        loss=OUR_LOSS[loss],  # type: ignore[arg-type]
+        loss=loss,  # type: ignore[arg-type]
         epochs=epochs,
         batch_events=BATCH_SEQUENCES * LENGTH,
         num_negatives=NEGATIVES,
