@@ -70,17 +70,12 @@ def test_the_parts_of_a_step_make_up_the_whole(interactions: pl.DataFrame) -> No
         assert shares[f"share of a step: {part}"] > 0
 
 
-def test_the_ratio_is_that_of_the_same_data_and_loss() -> None:
-    costs = [
-        ("a", "perennial:gpt, sampled_softmax", 3.0),
-        ("a", "perennial:gpt, sampled_softmax, single precision", 5.0),
-        ("a", "RePlay 0.22.0 SASRec, full_softmax", 100.0),
-        ("a", "RePlay 0.22.0 SASRec, sampled_softmax", 10.0),
-        ("b", "RePlay 0.22.0 SASRec, sampled_softmax", 1.0),
-    ]
-    rows = [{"dataset": dataset, "model": model, "metric": "CPU microseconds per training target", "value": value} for dataset, model, value in costs]
-    found = ratio_to_replay("a", "sampled_softmax", rows)
-    assert (found["value"], found["reached"]) == (0.3, True)
+def test_the_ratio_is_the_middle_one_of_rounds_in_turn(interactions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = iter([2.0, 9.0, 4.0]), iter([570 * 8e-6, 570 * 10e-6, 570 * 10e-6])  # 570 targets: ratios .25, .9, .4
+    monkeypatch.setattr("benchmarks.training.measured_encoder", lambda *_, **__: [{"value": next(ours)}])
+    monkeypatch.setattr("benchmarks.training.cost_of", lambda *_: {"model": "RePlay", "seconds": next(theirs)})
+    (found,) = ratio_to_replay("made up", interactions, "full_softmax", epochs=1, rounds=3)
+    assert (found["value"], found["lowest"], found["highest"], found["reached"]) == pytest.approx((0.4, 0.25, 0.9, True))
 
 
 def test_a_target_counts_by_its_rank_and_is_looked_up_for_its_own_user() -> None:
