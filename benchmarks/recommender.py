@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the last origin and one seed of each data set")
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each data set")
+    parser.add_argument("--stored", action="store_true", help="write what an interrupted run has finished; nothing is trained")
     parser.add_argument("--threads", type=int, default=2, help="threads of a training process; one where another benchmark runs beside it")
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     asked = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
         config = parameters_of(name, asked.storage, quick=asked.quick)
         config = config.model_copy(update={"compute": config.compute.model_copy(update={"threads": asked.threads})})
         for seed in range(1 if asked.quick else asked.seeds):
-            rows += measured_cell(config.model_copy(update={"seed": seed}))
+            rows += measured_cell(config.model_copy(update={"seed": seed}), only_stored=asked.stored)
     command = shlex.join(["python", "-m", "benchmarks.recommender", *sys.argv[1:]])
     write_results("recommender_quick" if asked.quick else "recommender", command=command, rows=rows)
 
@@ -60,11 +61,13 @@ def parameters_of(name: str, storage: str, *, quick: bool) -> PipelineConfig:
     )
 
 
-def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
-    """Rows of one data set and seed; read from its cell where it was measured before."""
+def measured_cell(config: PipelineConfig, *, only_stored: bool = False) -> list[dict[str, object]]:
+    """Rows of one data set and seed; read from its cell where it was measured before, none elsewhere where `only_stored`."""
     cell = CELLS / f"{config.name}-seed{config.seed}-{reuse_digest(config.model_copy(update={'storage_root': ''}), code=CODE)}.json"
     if cell.exists():
         return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
+    if only_stored:
+        return []
     use_local_stores(config.storage_root)
     from flows.partial_runs import train_and_measure
     from tasks.evaluate import read_evaluation
