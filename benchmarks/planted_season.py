@@ -64,14 +64,16 @@ def measured_cell(storage: str) -> list[dict[str, Any]]:
 
 
 def config_of(storage: str, events: str) -> PipelineConfig:
-    """The default model; windows of a week, since an item is asked for at a date and not for a month."""
+    """Windows of a week, since an item is asked for at a date and not for a month; the encoder in taste, pre-trained on the next item over all items."""
     return PipelineConfig.model_validate(
         {
             "name": "planted_season",
             "storage_root": storage,
             "source": {"dataset": "table", "uri": events},
+            "compute": {"threads": 1},
             "forecast": {"enabled": False},
-            "fine_tuning": {"leads_days": [0, 28, 84]},
+            "pretraining": {"objective": "next_item", "loss": "full_softmax", "epochs": 6, "item_rate": 1.0},
+            "fine_tuning": {"leads_days": [0, 28, 84], "use_encoder": "always"},
             "evaluation": {"leads_days": [0], "horizon_days": 7, "num_origins": 1},
         }
     )
