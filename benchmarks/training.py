@@ -85,7 +85,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the default encoder, MovieLens-100K, one pass; a minute or two")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, object]] = []
+    name, command = ("training_quick", "python -m benchmarks.training --quick") if asked.quick else ("training", "python -m benchmarks.training")
+    rows: list[dict[str, object]] = [*measured_preparation(), *measured_evaluation(), *measured_full_softmax()]
     for dataset in DATA_SETS[:1] if asked.quick else DATA_SETS:
         interactions = read(dataset)
         if interactions is None:
@@ -103,11 +104,7 @@ def main() -> None:
             settings = {**SETTINGS, "batch": BATCH_OF_QUALITY}
             for loss in LOSSES:
                 rows += measured_quality(dataset, interactions, loss, settings, seeds=SEEDS, num_targets=TARGETS_OF_QUALITY)
-    rows += measured_preparation()
-    rows += measured_evaluation()
-    rows += measured_full_softmax()
-    command = "python -m benchmarks.training" + (" --quick" if asked.quick else "")
-    print(write_results("training_quick" if asked.quick else "training", command=command, rows=rows))
+        print(write_results(name, command=command, rows=rows))  # after each data set: an interrupted run leaves what it has
 
 
 def row(dataset: str, model: str, metric: str, value: float, **others: object) -> dict[str, object]:
