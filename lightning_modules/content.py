@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lightning_modules.jobs import FineTuneJob
     from lightning_modules.samples import Known
 
-VECTOR = "vector"
 ROWS_AT_ONCE = 1_024
 COSINES_AT_ONCE = 8_000_000
 
@@ -31,9 +30,9 @@ def content_table(path: str | None, num_items: int) -> Tensor | None:
     """
     if path is None:
         return None
-    table = pl.read_parquet(path, columns=[c.ITEM_INDEX, VECTOR])
+    table = pl.read_parquet(path, columns=[c.ITEM_INDEX, c.VECTOR])
     rows = table[c.ITEM_INDEX].to_numpy().astype(np.int64)
-    vectors = table[VECTOR].to_numpy()
+    vectors = table[c.VECTOR].to_numpy()
     if len(rows) and int(rows.max()) >= num_items:
         raise CheckpointMismatchError(f"{path}: names item {int(rows.max())}, the vocabulary has {num_items} rows. Build content and features again.")
     found = np.zeros((num_items, vectors.shape[1]), np.float16)

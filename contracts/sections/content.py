@@ -20,9 +20,9 @@ class ContentConfig(Section):
         ),
     ] = "none"
     batch_texts: Annotated[int, Field(ge=1, le=65_536, description="Texts encoded at once.")] = 256
-    neighbours: Annotated[
-        int, Field(ge=1, le=1_000, description="Items with a history, nearest by content, whose linear taste and own rows an item without one begins with.")
-    ] = 10
+    neighbours: Annotated[int, Field(ge=1, le=1_000, description="Items with a history, nearest by content, whose linear taste an item without one takes.")] = (
+        10
+    )
     neighbour_weight: Annotated[
         float, Field(ge=0, le=10, description="Weight of the linear taste taken from neighbours; 1: their mean, 0: new items get none.")
     ] = 1.0

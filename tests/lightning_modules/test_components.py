@@ -14,6 +14,7 @@ from lightning_modules.fine_tuning import fine_tune
 from lightning_modules.head import Head, build_head
 from lightning_modules.jobs import FineTuneJob, PretrainJob
 from lightning_modules.pretraining import pretrain, read_snapshot
+from lightning_modules.trainers import use_bf16
 
 SEASON, HABIT = ("trend_lift_4w", "season_index"), ("habit_log_decayed_90d",)
 
@@ -93,3 +94,21 @@ def test_a_request_without_calendar_is_the_same_on_any_date(has_calendar: bool, 
     with torch.no_grad():
         one, other = (taste.request(state, torch.full((2,), day), lead, since) for day in (19_000, 19_003))
     assert torch.equal(one, other) != has_calendar
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_wide_layers", "instructions", "wanted"),
+    [
+        ("auto", True, {"avx512_bf16": True}, True),
+        ("auto", True, {"amx_bf16": True}, True),
+        ("auto", True, {"avx512_bf16": False}, False),
+        ("auto", False, {"avx512_bf16": True}, False),
+        ("32", True, {"avx512_bf16": True}, False),
+        ("bf16", False, {}, True),
+    ],
+)
+def test_bf16_on_a_cpu_asks_for_its_instructions_and_wide_layers(
+    precision: str, has_wide_layers: bool, instructions: dict[str, bool], wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: instructions)
+    assert use_bf16(ComputeConfig(accelerator="cpu", precision=precision), has_wide_layers=has_wide_layers) is wanted
