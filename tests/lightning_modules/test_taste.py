@@ -1,5 +1,6 @@
 """Taste: packed and padded batches agree, nothing looks ahead, the parts do what they say."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,22 @@ def test_the_encoder_graph_equals_torch_for_any_batch_and_length(kind: str, tmp_
         with torch.no_grad():
             wanted = model(**inputs).numpy()
         np.testing.assert_allclose(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_attention_of_packed_histories_is_that_of_each_alone_in_either_precision(is_causal: bool) -> None:
+    lengths = [3, 7, 1, 7, 20]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    queries, keys, values = (torch.randn(int(offsets[-1]), 2, 4) for _ in range(3))
+    alone = [
+        torch.nn.functional.scaled_dot_product_attention(*(x[start:stop].transpose(0, 1)[None] for x in (queries, keys, values)), is_causal=is_causal)[
+            0
+        ].transpose(0, 1)
+        for start, stop in itertools.pairwise(offsets.tolist())
+    ]
+    packed = Packed(offsets)
+    torch.testing.assert_close(packed.attend(queries, keys, values, is_causal=is_causal), torch.cat(alone))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = packed.attend(*(x.bfloat16() for x in (queries, keys, values)), is_causal=is_causal)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), torch.cat(alone), rtol=0.02, atol=0.02)
