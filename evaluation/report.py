@@ -394,14 +394,14 @@ def _new_items(data: ReportData) -> str:
             escape(row.list),
             escape(_label(data, row.model)),
             f"{row.num_users:,}",
-            f"{row.value:.3f}",
-            f"{row.ci_low:.3f} to {row.ci_high:.3f}",
+            f"{row.value:.4f}",  # among tens of thousands of candidates a good figure is small
+            f"{row.ci_low:.4f} to {row.ci_high:.4f}",
         ]
         for row in result.new_items
     ]
     title = "Items without history, ranked among themselves"
     table = charts.table(["list", "order", "users", METRIC_NAMES[result.main_metric], "95 % interval"], rows, title)
-    return f"<details><summary>{title}</summary><p>{NEW_ITEMS}</p>{table}</details>"
+    return f"<details><summary>{title}</summary><figure>{table}<figcaption>{NEW_ITEMS}</figcaption></figure></details>"
 
 
 def _slice_chart(data: ReportData, kind: str) -> str:

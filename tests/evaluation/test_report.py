@@ -67,7 +67,7 @@ def test_items_without_history_have_a_table_of_their_own_where_they_were_ranked(
     title = "Items without history, ranked among themselves"
     part = text.split(f"<summary>{title}</summary>")[1].split("</details>")[0]
     assert "declares them available" in part
-    assert all(word in part for word in ("by chance", "1,234", "0.312", "0.250 to 0.375"))
+    assert all(word in part for word in ("by chance", "1,234", "0.3125", "0.2500 to 0.3750"))
     assert Page(text).open == []
     assert title not in render_report(report_data)
 
