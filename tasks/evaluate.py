@@ -82,9 +82,7 @@ def evaluate(
         others = _baselines(interactions, {**tuning_origins(first_day, config), **windows}, config, target_events, report_progress)
         report_progress(0.8, "figures and intervals")
 
-        def measured(
-            rankings: dict[str, pl.DataFrame], settings: EvaluationConfig, champion_name: str | None = None, new_items: pl.DataFrame | None = None
-        ) -> EvaluationResult:
+        def measured(rankings: dict[str, pl.DataFrame], settings: EvaluationConfig, champion_name: str | None = None) -> EvaluationResult:
             return evaluate_rankings(
                 rankings,
                 interactions,
@@ -100,7 +98,7 @@ def evaluate(
                 seed=seed,
             )
 
-        result = measured({OURS: ours, **others}, config, new_items=new_items)
+        result = measured({OURS: ours, **others}, config)
         against = _against_champion(champion, ours, interactions, windows, config, measured) if champion else None
         write_text(result.model_dump_json(indent=1), folder / "evaluation.json")
         if against:

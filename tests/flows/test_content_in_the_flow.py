@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from contracts import columns as c
+from contracts.artifacts import Bundles, ChampionRef, EvaluationRef
 from contracts.config import PipelineConfig
 from contracts.sections.source import SyntheticConfig
 from features.content import Encoder
@@ -81,3 +82,22 @@ def test_items_without_history_stand_where_their_words_say(encoded: list[str], s
     assert again == found
     assert newest_run("train-and-measure").steps["build_content"] == ["Cached"]
     assert len(encoded) == MICRO["source"]["synthetic"]["num_items"]
+
+
+def test_the_comparison_with_a_champion_that_the_report_shows_has_the_figure_too(encoded: list[str], shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import partial_runs
+    from tasks.evaluate import read_evaluation
+
+    evaluate = partial_runs.evaluate
+
+    def beside_itself(bundles: Bundles, champion: None, *others: Any, **settings: Any) -> EvaluationRef:
+        first = bundles.evaluated[min(bundles.evaluated)]
+        return evaluate(bundles, ChampionRef(version="1", bundle=first, measured=first), *others, **settings)
+
+    monkeypatch.setattr(partial_runs, "evaluate", beside_itself)
+    found = partial_runs.train_and_measure(parameters(shop, encoder="minilm"))
+    assert found.against_champion is not None
+    against = read_evaluation(found.against_champion)
+    assert against.champion == "champion (version 1)"
+    assert against.new_items == read_evaluation(found.path).new_items
+    assert {row.model for row in against.new_items} == {"perennial", "by chance"}
