@@ -22,7 +22,7 @@ from typing import Any, get_args
 import polars as pl
 
 from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
-from benchmarks.recommender import CODE, DATA_SETS, parameters_of
+from benchmarks.recommender import CODE, DATA_SETS, add_run_arguments, on_threads, parameters_of
 from contracts.config import PipelineConfig
 from contracts.sections.training import Component
 from evaluation.evaluation import evaluate
@@ -40,10 +40,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the last origin only")
     parser.add_argument("--data", choices=DATA_SETS, default=DATA_SETS[0], help="data set")
     parser.add_argument("--cells", nargs="+", choices=list(variants()), default=list(variants()), help="some cells only; `all` is always among them")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    add_run_arguments(parser)
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
-    whole = parameters_of(asked.data, asked.storage, quick=asked.quick)
+    whole = on_threads(parameters_of(asked.data, asked.storage, quick=asked.quick), asked.threads)
     cells = {name: measured_cell(name, variant_of(whole, variants()[name])) for name in dict.fromkeys([WHOLE, *asked.cells])}
     rows = [row for cell in cells.values() for row in cell["rows"]] + gains(whole, cells)
     name = "ablation" + ("" if asked.data == DATA_SETS[0] else f"_{asked.data}") + ("_quick" if asked.quick else "")

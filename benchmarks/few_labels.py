@@ -15,8 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.machine import RESULTS, ROOT, results_text, write_results
-from benchmarks.recommender import CODE, PARAMETERS, short
+from benchmarks.machine import RESULTS, results_text, write_results
+from benchmarks.recommender import CODE, PARAMETERS, add_run_arguments, on_threads, short
 from contracts.config import PipelineConfig
 from evaluation.evaluation import evaluate
 from flows.local_environment import use_local_stores
@@ -32,9 +32,9 @@ METRIC = "ndcg@10"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="draws of the users with labels; all labels are drawn once")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    add_run_arguments(parser)
     asked = parser.parse_args()
-    configs = {(arm, share): config_of(asked.storage, arm, share) for share in SHARES for arm in (PRETRAINED, WITHOUT)}
+    configs = {(arm, share): on_threads(config_of(asked.storage, arm, share), asked.threads) for share in SHARES for arm in (PRETRAINED, WITHOUT)}
     cells = {key: [measured_cell(*key, config, seed) for seed in range(asked.seeds if key[1] < 1 else 1)] for key, config in configs.items()}
     rows = [row for share in SHARES for row in compared(configs[PRETRAINED, share], share, {arm: cells[arm, share] for arm in (PRETRAINED, WITHOUT)})]
     print(write_results("few_labels", command="python -m benchmarks.few_labels", rows=rows))

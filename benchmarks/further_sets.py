@@ -24,7 +24,7 @@ import polars as pl
 
 from benchmarks.interactions import read
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
-from benchmarks.recommender import CODE, PARAMETERS, short
+from benchmarks.recommender import CODE, PARAMETERS, add_run_arguments, on_threads, short
 from contracts import columns as c
 from contracts.config import PipelineConfig
 from evaluation.bootstrap import mean_interval, paired_bootstrap
@@ -45,12 +45,12 @@ OURS, POPULAR = "perennial", "popular_7d"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    add_run_arguments(parser)
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     rows: list[dict[str, Any]] = []
     for name in asked.data:
-        configs = list(configs_of(name, asked.storage))
+        configs = [on_threads(config, asked.threads) for config in configs_of(name, asked.storage)]
         if not configs:
             print(f"{name} left out: its data are not there (see --help)", file=sys.stderr)
         cells = [measured_cell(config) for config in configs]

@@ -11,23 +11,23 @@ import shlex
 import sys
 
 from benchmarks.machine import ROOT, write_results
-from benchmarks.recommender import DATA_SETS, lift_rows, parameters_of, short
+from benchmarks.recommender import DATA_SETS, add_run_arguments, lift_rows, on_threads, parameters_of, short
+from contracts.config import PipelineConfig
 from flows.local_environment import use_local_stores
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=["online_retail_ii"], help="data sets")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    add_run_arguments(parser)
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
-    rows = [row for name in asked.data for row in measured(name, asked.storage)]
+    rows = [row for name in asked.data for row in measured(on_threads(parameters_of(name, asked.storage, quick=True), asked.threads))]
     print(write_results("negative_control", command=shlex.join(["python", "-m", "benchmarks.negative_control", *sys.argv[1:]]), rows=rows))
 
 
-def measured(name: str, storage: str) -> list[dict[str, object]]:
+def measured(config: PipelineConfig) -> list[dict[str, object]]:
     """Season lifts of a data set whose seasons are destroyed."""
-    config = parameters_of(name, storage, quick=True)
     use_local_stores(config.storage_root)  # before Prefect is imported
     from flows.partial_runs import negative_control
     from tasks.evaluate import read_evaluation

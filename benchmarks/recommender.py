@@ -32,8 +32,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each data set")
     parser.add_argument("--stored", action="store_true", help="write what an interrupted run has finished; nothing is trained")
-    parser.add_argument("--threads", type=int, default=2, help="threads of a training process; one where another benchmark runs beside it")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    add_run_arguments(parser)
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     rows = []
@@ -41,12 +40,22 @@ def main() -> None:
         if name == "online_retail_ii" and not Path(os.environ["PERENNIAL_DATA"]).is_dir():
             print("online_retail_ii left out: no folder; set PERENNIAL_DATA", file=sys.stderr)
             continue
-        config = parameters_of(name, asked.storage, quick=asked.quick)
-        config = config.model_copy(update={"compute": config.compute.model_copy(update={"threads": asked.threads})})
+        config = on_threads(parameters_of(name, asked.storage, quick=asked.quick), asked.threads)
         for seed in range(1 if asked.quick else asked.seeds):
             rows += measured_cell(config.model_copy(update={"seed": seed}), only_stored=asked.stored)
     command = shlex.join(["python", "-m", "benchmarks.recommender", *sys.argv[1:]])
     write_results("recommender_quick" if asked.quick else "recommender", command=command, rows=rows)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a benchmark of the whole path keeps its tables, and on how many threads it trains."""
+    parser.add_argument("--threads", type=int, default=2, help="threads of a training process; one where another benchmark runs beside it")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+
+
+def on_threads(config: PipelineConfig, threads: int) -> PipelineConfig:
+    """The same parameters, training on so many threads."""
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"threads": threads})})
 
 
 def parameters_of(name: str, storage: str, *, quick: bool) -> PipelineConfig:
