@@ -1,6 +1,6 @@
 """Sections of docs/benchmarks.md: what a reader sees of the rows."""
 
-from benchmarks.document import against_goals, labels, peers
+from benchmarks.document import ablation, against_goals, labels, peers, recommender
 
 
 def row(**given: object) -> dict[str, object]:
@@ -27,3 +27,23 @@ def test_peers_say_how_their_training_ended() -> None:
     text = peers({"rows": [cell, cell | {"list": "discover"}, row(model="replay:sasrec", value=0.1)]})
     assert text.splitlines()[-1] == "* set, replay:sasrec: 2017-11-01: 4 epochs, cap of 60 CPU seconds"
     assert "| replay:sasrec | 0.1000 |" in text
+
+
+def gain(other: str, relative: float, **given: object) -> dict[str, object]:
+    about = {"model": "perennial", "other": other, "metric": "gain of ndcg@10", "seed": 0, "value": relative}
+    return row(**about | {"relative": relative, "relative_low": relative - 0.02, "relative_high": relative + 0.02} | given)
+
+
+def test_a_gain_over_the_best_other_stands_beside_its_goal() -> None:
+    given = {"dataset": "complete_journey"}
+    rows = [gain("ease", 0.5), gain("habit_90d", 0.03), gain("habit_90d", 0.06, seed=1), gain("ease", 0.5, seed=1), gain("ease", 0.05, lead_days=28)]
+    text = recommender({"rows": [{**one, **given} for one in rows]})
+    assert "| complete_journey | again | 0 | habit_90d | +3.0 [+1.0, +5.0]; +6.0 [+4.0, +8.0] | +4 %, reached |" in text
+    assert "| complete_journey | again | 28 | ease | +5.0 [+3.0, +7.0] | +4 %, reached |" in text
+    assert "+4 %, **not reached** |" in recommender({"rows": [{**gain("ease", 0.05), "relative_low": -0.01, **given}]})
+    assert "+4 %, **not reached** |" in recommender({"rows": [{**gain("ease", 0.03), **given}]})
+
+
+def test_a_cell_of_the_ablation_stands_beside_what_all_components_gain() -> None:
+    rows = [row(model="all", value=0.4), row(model="without season", value=0.3), gain("without season", 0.25)]
+    assert ablation({"rows": rows}).splitlines()[-2:] == ["| all | 0.4000 |  |", "| without season | 0.3000 | +25.0 [+23.0, +27.0] |"]
