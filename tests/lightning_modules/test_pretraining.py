@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -66,6 +67,11 @@ def run(path: Path, processes: int = 1) -> str:
     output, _ = child.communicate(timeout=300)
     assert child.returncode == 0, output[-3_000:]
     return output
+
+
+def first_step(output: str) -> float:
+    """Share of the walk that was done after the first step of this start."""
+    return [float(line.split()[2]) for line in output.splitlines() if line.startswith("progress pretrain")][1]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +210,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
 ) -> None:
     job = pretrain_job.model_copy(update={"epochs": 12.0, "cutoffs": pretrain_job.cutoffs[:2], "patience": 9})
     if not (undisturbed / "result.json").exists():
-        run(write_request(job, compute, undisturbed))
+        (undisturbed / "output").write_text(run(write_request(job, compute, undisturbed)))
     path = write_request(job, compute, tmp_path)
     child = start(path)
     assert child.stdout is not None
@@ -217,7 +223,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     child.communicate(timeout=60)
     assert child.returncode != 0
     assert not (tmp_path / "result.json").exists()
-    run(path)
+    assert first_step(run(path)) > first_step((undisturbed / "output").read_text())  # it goes on; from the start the weights would be the same too
     assert_same(undisturbed, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["metrics"] == pytest.approx(json.loads((undisturbed / "result.json").read_text())["metrics"])
 
@@ -237,3 +243,27 @@ def test_two_processes_train_the_model_of_one(strategy: str, pretrain_job: Pretr
         if name == "held_out_loss":
             assert two["metrics"][name] == pytest.approx(value, abs=0.01)
     assert_same(tmp_path / "one", tmp_path / "two", atol=0.02, rtol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_of_which_one_was_killed_go_on_and_end_in_the_same_weights(
+    strategy: str, pretrain_job: PretrainJob, compute: ComputeConfig, tmp_path: Path
+) -> None:
+    job = pretrain_job.model_copy(update={"epochs": 12.0, "cutoffs": pretrain_job.cutoffs[:1], "patience": 9})
+    both = compute.model_copy(update={"devices": 2, "strategy": strategy})
+    whole = run(write_request(job, both, tmp_path / "whole"), processes=2)
+    path = write_request(job, both, tmp_path / "killed")
+    child = start(path, processes=2)
+    assert child.stdout is not None
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "last.ckpt").exists():
+        assert child.poll() is None, child.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(psutil.Process(child.pid).children()[-1].pid, signal.SIGKILL)
+    child.communicate(timeout=60)
+    assert child.returncode != 0
+    assert not (tmp_path / "killed" / "result.json").exists()
+    assert first_step(run(path, processes=2)) > first_step(whole)  # it goes on; from the start the weights would be the same too
+    assert_same(tmp_path / "whole", tmp_path / "killed")
