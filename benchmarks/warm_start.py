@@ -126,7 +126,7 @@ def measured(config: PipelineConfig) -> list[dict[str, Any]]:
     snapshots = timed(
         ANEW,
         "pre-training",
-        lambda: pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=horizon, seed=config.seed),
+        lambda: pretrain(features, config.pretraining, config.compute, store, leads_days=config.fine_tuning.leads_days, horizon_days=horizon, seed=config.seed),
     )
     anew = timed(ANEW, "fine-tuning", lambda: fitted(features.model_copy(update={"origins": (origin.isoformat(),)}), config))
     first = fitted(until(features, earlier), config)

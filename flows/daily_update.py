@@ -89,9 +89,9 @@ def trained_on(warm: WarmInputs, validated: ValidationReport, window: Evaluation
         snapshots = pretrain(
             features,
             pretraining,
-            fine_tuning,
             config.compute,
             store,
+            leads_days=fine_tuning.leads_days,
             horizon_days=config.evaluation.horizon_days,
             seed=config.seed,
             start=warm.start,

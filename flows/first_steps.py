@@ -37,9 +37,10 @@ def feature_tables(config: PipelineConfig, validated: ValidationReport, store: S
         validated,
         config.features,
         config.forecast,
-        config.fine_tuning,
         config.evaluation,
         store,
+        target_events=config.fine_tuning.target_events,
+        leads_days=config.fine_tuning.leads_days,
         has_users=config.source.has_users,
         validation=config.validation,
     )
@@ -65,5 +66,13 @@ def fine_tuning_inputs(config: PipelineConfig, validated: ValidationReport, stor
     season = build_season(features, forecasts, config.features, config.evaluation, store, validation=config.validation)
     if config.content.encoder != "none":
         features = build_content(features, config.content, store)
-    snapshots = pretrain(features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed)
+    snapshots = pretrain(
+        features,
+        config.pretraining,
+        config.compute,
+        store,
+        leads_days=config.fine_tuning.leads_days,
+        horizon_days=config.evaluation.horizon_days,
+        seed=config.seed,
+    )
     return FineTuningInputs(features, forecasts, season, snapshots)

@@ -55,9 +55,10 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
             validated,
             config.features,
             config.forecast,
-            config.fine_tuning,
             config.evaluation,
             store,
+            target_events=config.fine_tuning.target_events,
+            leads_days=config.fine_tuning.leads_days,
             has_users=config.source.has_users,
             validation=config.validation,
         )
@@ -72,7 +73,13 @@ def seasonal_training(config: PipelineConfig, fresh: bool = False) -> TrainingOu
         if config.content.encoder != "none":
             features = build_content(features, config.content, store)
         snapshots = pretrain(
-            features, config.pretraining, config.fine_tuning, config.compute, store, horizon_days=config.evaluation.horizon_days, seed=config.seed
+            features,
+            config.pretraining,
+            config.compute,
+            store,
+            leads_days=config.fine_tuning.leads_days,
+            horizon_days=config.evaluation.horizon_days,
+            seed=config.seed,
         )
         fitted = fine_tune(
             features,

@@ -13,7 +13,6 @@ from contracts.artifacts import FeatureTables, TableRef, ValidationReport
 from contracts.sections.evaluation import EvaluationConfig
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
-from contracts.sections.training import FineTuningConfig
 from contracts.sections.validation import ValidationConfig
 from evaluation.origins import evaluation_origins
 from expectations.validation import validate_tables
@@ -38,16 +37,21 @@ def build_features(
     validated: ValidationReport,
     features: FeaturesConfig,
     forecast: ForecastConfig,
-    fine_tuning: FineTuningConfig,
     evaluation: EvaluationConfig,
     store: Store,
     *,
+    target_events: tuple[str, ...],
+    leads_days: tuple[int, ...],
     has_users: bool,
     validation: ValidationConfig,
 ) -> FeatureTables:
-    """Write every table that is known at the cut-offs of training, evaluation and serving, and check those that serve."""
+    """Write every table that is known at the cut-offs of training, evaluation and serving, and check those that serve.
+
+    Of fine-tuning only the target events and the leads are asked for, so that other settings of the head find the tables made.
+    """
     item_catalogue = validated.item_catalogue
-    folder = store.step_folder("build_features", validated.accepted, item_catalogue, features, forecast, fine_tuning, evaluation, code=CODE)
+    labels = f"{target_events} {leads_days}"
+    folder = store.step_folder("build_features", validated.accepted, item_catalogue, features, forecast, evaluation, labels, code=CODE)
     interactions = read_table(validated.accepted)
     catalogue = read_table(item_catalogue) if item_catalogue else None
     first_day, end = _span(interactions)
@@ -84,9 +88,9 @@ def build_features(
         origins = sorted(evaluation_origins(first_day, end - timedelta(days=1), evaluation))
         grid = training_cutoffs(first_day, end, every_days=features.cutoff_every_days, first_after_days=features.first_cutoff_after_days)
         cutoffs = sorted({*grid, *origins})
-        pairs = sample_pairs(cutoffs, fine_tuning.leads_days, horizon_days=evaluation.horizon_days, known_until=end)
+        pairs = sample_pairs(cutoffs, leads_days, horizon_days=evaluation.horizon_days, known_until=end)
         vocabulary = pl.read_parquet(tables.vocabulary.path)
-        wanted = interactions.filter(pl.col(c.EVENT_TYPE).is_in(fine_tuning.target_events))
+        wanted = interactions.filter(pl.col(c.EVENT_TYPE).is_in(target_events))
         weeks, habit_tables, history_tables, targets, samples = {}, {}, {}, {}, {}
         for number, cutoff in enumerate(cutoffs):
             name = cutoff.isoformat()
@@ -97,7 +101,7 @@ def build_features(
                 history_tables[name] = write_table(histories(interactions, cutoff, features.max_history), folder / "histories" / f"{name}.parquet", "histories")
             for lead in [lead for of_pair, lead in pairs if of_pair == cutoff]:
                 key = f"{name}/{lead}"
-                targets[key], samples[key] = write_sample(wanted, habit_tables[name], cutoff, lead, features, fine_tuning, evaluation, folder)
+                targets[key], samples[key] = write_sample(wanted, habit_tables[name], cutoff, lead, features, target_events, evaluation, folder)
         events = write_table(training_events(interactions, vocabulary), folder / "training_events.parquet", "training_events")
         report_progress((len(cutoffs) + 0.5) / (len(cutoffs) + 1), "checks")
         newest = end.isoformat()
@@ -125,13 +129,13 @@ def write_sample(
     cutoff: date,
     lead: int,
     features: FeaturesConfig,
-    fine_tuning: FineTuningConfig,
+    target_events: tuple[str, ...],
     evaluation: EvaluationConfig,
     folder: Path,
 ) -> tuple[TableRef, TableRef]:
     """Targets of one (cut-off, lead), and the habit inputs of the users who have any; `wanted` are the target events, `known` the habits at the cut-off."""
     place = f"{cutoff.isoformat()}_{lead}.parquet"
-    rows = training_targets(wanted, cutoff, lead, evaluation.horizon_days, fine_tuning.target_events)
+    rows = training_targets(wanted, cutoff, lead, evaluation.horizon_days, target_events)
     targets = write_table(rows, folder / "targets" / place, "targets")
     present = read_table(targets).select(c.USER_ID).unique()
     inputs = habit_inputs(

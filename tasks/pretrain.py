@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 
 from contracts import columns as c
 from contracts.artifacts import FeatureTables, Snapshots, TableRef, text_digest
-from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
+from contracts.sections.training import ComputeConfig, PretrainingConfig
 from lightning_modules.jobs import PretrainJob, Start
 from tasks.progress import progress_lines, progress_of
 from tasks.reuse import is_fresh, reusable
@@ -23,20 +23,23 @@ CODE = ("lightning_modules",)
 def pretrain(
     features: FeatureTables,
     config: PretrainingConfig,
-    fine_tuning: FineTuningConfig,
     compute: ComputeConfig,
     store: Store,
     *,
+    leads_days: tuple[int, ...],
     horizon_days: int,
     seed: int,
     start: Start | None = None,
     replay: float = 0.25,
 ) -> Snapshots:
-    """Train the encoder along time, from `start` on where an earlier training goes on. An interrupted training goes on from its last checkpoint."""
+    """Train the encoder along time, from `start` on where an earlier training goes on. An interrupted training goes on from its last checkpoint.
+
+    Of fine-tuning only the leads are asked for: an encoder is not trained again for another head.
+    """
     if not config.enabled or features.training_events is None:
         return Snapshots(folder=None, cutoffs=(), digest="none")
     folder = store.step_folder(
-        "pretrain", features.training_events, features.content, config, fine_tuning, compute, ",".join(features.cutoffs), str(seed), start, code=CODE
+        "pretrain", features.training_events, features.content, config, str(leads_days), compute, ",".join(features.cutoffs), str(seed), start, code=CODE
     )
     if is_fresh():
         fresh_folder(folder)
@@ -56,7 +59,7 @@ def pretrain(
         item_features=item_features.path if item_features else None,
         content=features.content.path if features.content else None,
         cutoffs=tuple(date.fromisoformat(day) for day in features.cutoffs),
-        leads_days=fine_tuning.leads_days,
+        leads_days=leads_days,
         horizon_days=horizon_days,
         start=start,
         replay=replay,

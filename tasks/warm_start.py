@@ -59,7 +59,8 @@ def warm_start(champion: ChampionRef, fresh: FreshTables, validated: ValidationR
         knows_the_past=not weights.has_encoder,
     )
     interactions, bought = read_table(validated.accepted), read_table(fresh.purchases)
-    wanted = interactions.filter(pl.col(c.EVENT_TYPE).is_in(config.fine_tuning.target_events))
+    target_events = config.fine_tuning.target_events
+    wanted = interactions.filter(pl.col(c.EVENT_TYPE).is_in(target_events))
     vocabulary = pl.read_parquet(tables.vocabulary.path)
     weeks, known = dict(tables.item_weeks), dict(tables.habits)
     targets, samples = {}, {}
@@ -69,7 +70,7 @@ def warm_start(champion: ChampionRef, fresh: FreshTables, validated: ValidationR
             weeks[day] = write_table(item_weeks(bought, cutoff, by_region=config.features.use_regions), folder / "item_weeks" / f"{day}.parquet", "item_weeks")
             known[day] = write_table(habits(bought, cutoff, config.features.habit_half_lives_days), folder / "habits" / f"{day}.parquet", "habits")
         key = f"{day}/{lead}"
-        targets[key], samples[key] = write_sample(wanted, known[day], cutoff, lead, config.features, config.fine_tuning, config.evaluation, folder)
+        targets[key], samples[key] = write_sample(wanted, known[day], cutoff, lead, config.features, target_events, config.evaluation, folder)
     rows = _start_rows(champion, vocabulary)
     items = write_table(rows, folder / "items.parquet", "start_items")
     get_run_logger().info(

@@ -15,6 +15,7 @@ from contracts.artifacts import Reference, TableRef
 from contracts.errors import DataContractError, SourceError, TransientError
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
+from contracts.sections.training import FineTuningConfig
 from flows import seasonal_training
 from tasks import evaluate, fine_tune, publish
 from tasks import store as store_module
@@ -74,6 +75,12 @@ def test_key_changes_with_the_source_of_the_step(store: Store, tmp_path: Path, m
         keys.append(key(store, a=1))
     assert len(set(keys)) == 3
     assert keys[2] == keys[3]  # serving is not among this step's folders
+
+
+@pytest.mark.parametrize("name", ["build_features", "forecast_demand", "build_season", "build_content", "pretrain"])
+def test_another_head_finds_everything_before_fine_tuning_made(name: str):
+    assert FineTuningConfig not in get_type_hints(STEPS[name].fn).values()
+    assert FineTuningConfig in get_type_hints(STEPS["fine_tune"].fn).values()
 
 
 def imported(file: Path) -> set[Path]:
