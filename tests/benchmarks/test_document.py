@@ -1,5 +1,8 @@
 """Sections of docs/benchmarks.md: what a reader sees of the rows."""
 
+import pytest
+
+from benchmarks import document as generated
 from benchmarks.document import ablation, against_goals, labels, peers, recommender
 
 
@@ -47,3 +50,10 @@ def test_a_gain_over_the_best_other_stands_beside_its_goal() -> None:
 def test_a_cell_of_the_ablation_stands_beside_what_all_components_gain() -> None:
     rows = [row(model="all", value=0.4), row(model="without season", value=0.3), gain("without season", 0.25)]
     assert ablation({"rows": rows}).splitlines()[-2:] == ["| all | 0.4000 |  |", "| without season | 0.3000 | +25.0 [+23.0, +27.0] |"]
+
+
+def test_the_documents_say_what_the_results_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generated.sys, "argv", ["document", "--check"])
+    assert generated.main() == 0, capsys.readouterr().out
+    monkeypatch.setattr(generated, "document", lambda: "typed by hand")
+    assert generated.main() == 1
