@@ -12,13 +12,13 @@ from lightning_modules.layouts import Layout
 
 
 class BidirectionalBlock(nn.Module):
-    """Attention, then a network of four times the width; each is added and then normed."""
+    """Attention, then a network of `feed_forward` times the width; each is added and then normed."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float, feed_forward: int) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
         self.inputs, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, feed_forward * width), nn.Linear(feed_forward * width, width)
         self.norm_1, self.norm_2 = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -35,11 +35,11 @@ class BERT(nn.Module):
 
     is_causal = False
 
-    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> None:
+    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int, feed_forward: int = 4) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_history + 1, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.blocks = nn.ModuleList([BidirectionalBlock(width, num_heads, dropout) for _ in range(num_blocks)])
+        self.blocks = nn.ModuleList([BidirectionalBlock(width, num_heads, dropout, feed_forward) for _ in range(num_blocks)])
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def forward(self, x: Tensor, steps: Tensor, days: Tensor, layout: Layout) -> Tensor:

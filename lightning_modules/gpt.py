@@ -29,13 +29,13 @@ class CausalAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a network of four times the width, each on the normed stream and added to it."""
+    """Attention, then a network of `feed_forward` times the width (GPT-2: 4, SASRec: 1), each on the normed stream and added to it."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float, feed_forward: int) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = CausalAttention(width, num_heads, dropout)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, feed_forward * width), nn.Linear(feed_forward * width, width)
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -50,10 +50,10 @@ class GPT(nn.Module):
 
     is_causal = True
 
-    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> None:
+    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int, feed_forward: int = 4) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_history, width)
-        self.blocks = nn.ModuleList([Block(width, num_heads, dropout) for _ in range(num_blocks)])
+        self.blocks = nn.ModuleList([Block(width, num_heads, dropout, feed_forward) for _ in range(num_blocks)])
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.positions.weight, std=0.02)
 

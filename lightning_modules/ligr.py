@@ -15,12 +15,12 @@ from lightning_modules.layouts import Layout
 class GatedBlock(nn.Module):
     """x + gate(x) * part(norm(x)), for attention and then for the network."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float, feed_forward: int) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = CausalAttention(width, num_heads, dropout)
         self.gate_1, self.gate_2 = nn.Linear(width, width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, 2 * feed_forward * width), nn.Linear(feed_forward * width, width)
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -36,10 +36,10 @@ class LiGR(nn.Module):
 
     is_causal = True
 
-    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> None:
+    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int, feed_forward: int = 4) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_history, width)
-        self.blocks = nn.ModuleList([GatedBlock(width, num_heads, dropout) for _ in range(num_blocks)])
+        self.blocks = nn.ModuleList([GatedBlock(width, num_heads, dropout, feed_forward) for _ in range(num_blocks)])
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.positions.weight, std=0.02)
 

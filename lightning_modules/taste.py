@@ -33,16 +33,20 @@ CALENDAR_FEATURES = 2 * (YEAR_HARMONICS + WEEK_HARMONICS)
 REQUEST_FEATURES = CALENDAR_FEATURES + 3
 GAP_BOUNDS = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 60, 90, 180, 364)
 ENCODERS = {"gpt": GPT, "bert": BERT, "transformer_xl": TransformerXL, "hstu": HSTU, "ligr": LiGR, "gru": GRU, "rnn": RNN}
+WITH_FEED_FORWARD = ("gpt", "bert", "transformer_xl", "ligr")
 
 
-def build_encoder(kind: str, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> nn.Module:
+def build_encoder(kind: str, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int, feed_forward: int = 4) -> nn.Module:
     """Sequence encoder by name. All have `forward(x, steps, days, layout)` and see the same packed batches.
+
+    `feed_forward` is the inner width of a block's network as a multiple of `width`; encoders without such a network take no notice of it.
 
     Raises ValueError that lists the known kinds.
     """
     if kind not in ENCODERS:
         raise ValueError(f"encoder.kind: found {kind!r}, known: {', '.join(sorted(ENCODERS))}")
-    return ENCODERS[kind](width=width, num_blocks=num_blocks, num_heads=num_heads, dropout=dropout, max_history=max_history)
+    inner = {"feed_forward": feed_forward} if kind in WITH_FEED_FORWARD else {}
+    return ENCODERS[kind](width=width, num_blocks=num_blocks, num_heads=num_heads, dropout=dropout, max_history=max_history, **inner)
 
 
 def calendar(days: Tensor) -> Tensor:
@@ -209,7 +213,13 @@ class Taste(nn.Module):
 def build_taste(config: EncoderConfig, categories: Tensor, *, num_items: int, num_event_types: int, content: Tensor | None = None) -> Taste:
     """Taste with the configured encoder; `content` [I, E] are text vectors of items, zeros where there are none."""
     encoder = build_encoder(
-        config.kind, width=config.width, num_blocks=config.num_blocks, num_heads=config.num_heads, dropout=config.dropout, max_history=config.max_history
+        config.kind,
+        width=config.width,
+        num_blocks=config.num_blocks,
+        num_heads=config.num_heads,
+        dropout=config.dropout,
+        max_history=config.max_history,
+        feed_forward=config.feed_forward,
     )
     return Taste(
         encoder,

@@ -21,16 +21,16 @@ NEVER = -1e9
 
 
 class RelativeBlock(nn.Module):
-    """Attention with relative positions and memory, then a network of four times the width; norms come first."""
+    """Attention with relative positions and memory, then a network of `feed_forward` times the width; norms come first."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float, segment: int) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float, segment: int, feed_forward: int) -> None:
         super().__init__()
         self.num_heads, self.dropout, self.segment = num_heads, dropout, segment
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.queries, self.keys_values = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * width, bias=False)
         self.distances, self.output = nn.Linear(width, width, bias=False), nn.Linear(width, width)
         self.content_bias, self.distance_bias = (nn.Parameter(torch.zeros(num_heads, width // num_heads)) for _ in range(2))
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, feed_forward * width), nn.Linear(feed_forward * width, width)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """From x [..., D] to [..., D]."""
@@ -76,9 +76,9 @@ class TransformerXL(nn.Module):
 
     is_causal = True
 
-    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int) -> None:
+    def __init__(self, *, width: int, num_blocks: int, num_heads: int, dropout: float, max_history: int, feed_forward: int = 4) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([RelativeBlock(width, num_heads, dropout, max(max_history // 2, 1)) for _ in range(num_blocks)])
+        self.blocks = nn.ModuleList([RelativeBlock(width, num_heads, dropout, max(max_history // 2, 1), feed_forward) for _ in range(num_blocks)])
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, steps: Tensor, days: Tensor, layout: Layout) -> Tensor:

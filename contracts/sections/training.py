@@ -26,6 +26,7 @@ class EncoderConfig(Section):
     num_heads: Annotated[int, Field(ge=1, le=128, description="Attention heads.")] = 2
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout.")] = 0.1
     max_history: Annotated[int, Field(ge=2, le=16_384, description="Events the encoder sees at once.")] = 64
+    feed_forward: Annotated[int, Field(ge=1, le=8, description="Inner width of a block's network, in widths: 4 in GPT and BERT, 1 in SASRec.")] = 4
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

@@ -286,7 +286,7 @@ def test_hstu_equals_the_loop_of_the_paper() -> None:
 def test_transformer_xl_equals_the_loop_over_segments_of_the_paper() -> None:
     torch.manual_seed(3)
     segment = 3
-    blocks = [RelativeBlock(WIDTH, 2, 0.0, segment).eval() for _ in range(2)]
+    blocks = [RelativeBlock(WIDTH, 2, 0.0, segment, 4).eval() for _ in range(2)]
     for block in blocks:
         torch.nn.init.normal_(block.content_bias)
         torch.nn.init.normal_(block.distance_bias)
@@ -326,7 +326,7 @@ def _one_segment(block: RelativeBlock, hidden: Tensor, memory: Tensor) -> Tensor
 
 def test_no_gradient_flows_into_the_memory_of_transformer_xl() -> None:
     torch.manual_seed(4)
-    block = RelativeBlock(WIDTH, 2, 0.0, 3)
+    block = RelativeBlock(WIDTH, 2, 0.0, 3, 4)
     x = torch.randn(1, 6, WIDTH, requires_grad=True)
     block(x, Padded(torch.tensor([6])))[0, 5].sum().backward()
     assert x.grad is not None
@@ -358,7 +358,7 @@ def test_the_encoder_graph_equals_torch_for_any_batch_and_length(kind: str, tmp_
 
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_attention_of_packed_histories_is_that_of_each_alone_in_either_precision(is_causal: bool) -> None:
-    lengths = [3, 7, 1, 7, 20]
+    lengths = [3, 7, 1, 7, 20, *[38, 36] * 20, 90]  # a few short ones, many alike, a long one: attended to in three ways in bf16
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     queries, keys, values = (torch.randn(int(offsets[-1]), 2, 4) for _ in range(3))
     alone = [
@@ -373,3 +373,14 @@ def test_attention_of_packed_histories_is_that_of_each_alone_in_either_precision
         half = packed.attend(*(x.bfloat16() for x in (queries, keys, values)), is_causal=is_causal)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), torch.cat(alone), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_the_inner_network_of_a_block_is_as_wide_as_asked(kind: str) -> None:
+    def parameters(feed_forward: int) -> int:
+        config = EncoderConfig(kind=kind, width=WIDTH, num_blocks=2, num_heads=2, max_history=12, feed_forward=feed_forward)  # type: ignore[arg-type]
+        encoder = build_taste(config, torch.zeros(9, 0, dtype=torch.long), num_items=9, num_event_types=1).encoder
+        return sum(parameter.numel() for parameter in encoder.parameters())
+
+    of_a_unit = {"gpt": 2 * WIDTH + 1, "bert": 2 * WIDTH + 1, "transformer_xl": 2 * WIDTH + 1, "ligr": 3 * WIDTH + 2}.get(kind, 0)
+    assert parameters(4) - parameters(1) == 2 * 3 * WIDTH * of_a_unit
