@@ -1,9 +1,9 @@
 """Quality after the same number of training targets, ours beside SASRec of RePlay: part of `python -m benchmarks.training`.
 
 The last event of each user is the target, what came before is learned from and is the history; every other item the user has not had is ranked.
-RePlay learns from the last events of each history, pass after pass; ours from as many targets, drawn from all events. Width, blocks, heads, length,
-dropout, batch, negatives (drawn evenly) and seeds are the same; each has the learning rate that ranked the last but one event best, of .001 and .003.
-Ours is asked for the day of the target, as it always is; RePlay knows no days.
+RePlay learns from the last events of each history, pass after pass; ours from as many targets, drawn from all events. Width, blocks and their inner width,
+heads, length, dropout, batch, negatives (drawn evenly) and seeds are the same; each has the learning rate that ranked the last but one event best, of
+.001 and .003. Ours is asked for the day of the target, as it always is; RePlay knows no days.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ from lightning_modules.time_walk import TimeWalk
 from lightning_modules.trainers import build_trainer
 
 TOP = 10
-OURS, PEER = "perennial:gpt", "RePlay 0.22.0 SASRec"
+OURS, PEER = "perennial:gpt with SASRec's inner width", "RePlay 0.22.0 SASRec"
 LEARNING_RATES = {OURS: {"sampled_softmax": 3e-3, "full_softmax": 3e-3}, PEER: {"sampled_softmax": 1e-3, "full_softmax": 3e-3}}
 WARM_UP_STEPS = 20
 
@@ -70,7 +70,7 @@ def fitted(known: pl.DataFrame, interactions: pl.DataFrame, loss: str, settings:
     """Our encoder after `num_targets` targets."""
     vocabulary = vocabulary_of(interactions)
     lightning.seed_everything(seed, verbose=False)
-    encoder = {"kind": "gpt", "width": settings["width"], "num_blocks": settings["blocks"], "num_heads": settings["heads"]}
+    encoder = {"kind": "gpt", "width": settings["width"], "num_blocks": settings["blocks"], "num_heads": settings["heads"], "feed_forward": settings["inner"]}
     job = PretrainJob(
         inputs_digest="benchmark",
         seed=seed,

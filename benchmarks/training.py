@@ -2,7 +2,8 @@
 
 Writes benchmarks/results/training.json; with `--quick` training_quick.json: the default encoder and two losses on MovieLens-100K. One thread,
 width 64, 2 blocks, 2 heads, histories of 50, batches of 6,400 events (128 sequences of 50 for the peers), 128 negatives; matrices in bf16 where the
-CPU has it, and once more in single precision. Seconds are CPU seconds of one process unless a row says otherwise: what else the machine does then
+CPU has it, and once more in single precision. Beside RePlay stands our causal encoder with blocks of the same inner width as SASRec's (1; those of
+GPT have 4): as many weights, as many products. Seconds are CPU seconds of one process unless a row says otherwise: what else the machine does then
 counts little, though it is not without effect. Quality is that after equal targets, three seeds, batches of 32 sequences (benchmarks/equal_targets.py).
 
 MovieLens-100K is read from the wheel of recbole (fetched by pip, not installed), Online Retail II from the folder in PERENNIAL_DATA (default
@@ -46,6 +47,7 @@ from lightning_modules.trainers import build_trainer, use_bf16
 
 KINDS = ("gpt", "bert", "transformer_xl", "hstu", "ligr", "gru", "rnn")
 LOSSES = ("sampled_softmax", "full_softmax")
+GPT_INNER, SASREC_INNER = 4, 1  # inner width of a block's network, in widths
 LENGTH, WIDTH, BLOCKS, HEADS, NEGATIVES = 50, 64, 2, 2, 128
 BATCH_SEQUENCES = 128
 SETTINGS = {"length": LENGTH, "width": WIDTH, "blocks": BLOCKS, "heads": HEADS, "batch": BATCH_SEQUENCES, "negatives": NEGATIVES}
@@ -96,12 +98,13 @@ def main() -> None:
             for kind in KINDS[:1] if asked.quick else KINDS:
                 rows += measured_encoder(dataset, interactions, kind, loss, epochs=epochs)
             rows += measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs, precision="32")
+            rows += measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs, inner=SASREC_INNER)
             rows += measured_profile(dataset, interactions, KINDS[0], loss)
         rows += measured_peers(dataset, interactions, epochs=EPOCHS_OF_PEERS)
         for loss in LOSSES:
             rows += ratio_to_replay(dataset, interactions, loss, epochs=epochs / 2, rounds=1 if asked.quick else ROUNDS)
         if not asked.quick:
-            settings = {**SETTINGS, "batch": BATCH_OF_QUALITY}
+            settings = {**SETTINGS, "batch": BATCH_OF_QUALITY, "inner": SASREC_INNER}
             for loss in LOSSES:
                 rows += measured_quality(dataset, interactions, loss, settings, seeds=SEEDS, num_targets=TARGETS_OF_QUALITY)
         print(write_results(name, command=command, rows=rows))  # after each data set: an interrupted run leaves what it has
@@ -133,16 +136,18 @@ class TimedWalk(TimeWalk):
             yield batch
 
 
-def measured_encoder(dataset: str, interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float, precision: str = "auto") -> list[dict[str, object]]:
+def measured_encoder(
+    dataset: str, interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float, precision: str = "auto", inner: int = GPT_INNER
+) -> list[dict[str, object]]:
     """Microseconds of a target over whole steps of the trainer, and the share of loading in them."""
-    job = job_of(interactions, kind, loss, epochs=epochs)
+    job = job_of(interactions, kind, loss, epochs=epochs, inner=inner)
     compute = ComputeConfig(accelerator="cpu", threads=1, precision=precision)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         log = log_of(interactions, vocabulary_of(interactions), job, folder)
         _fit(job.model_copy(update={"epochs": 0.1}), compute, log, folder)  # what is loaded and compiled once
         seconds, walk, steps = _fit(job, compute, log, folder)
-    model = f"perennial:{kind}, {loss}" + (", single precision" if precision == "32" else "")
+    model = f"{named(kind, inner)}, {loss}" + (", single precision" if precision == "32" else "")
     settings = {"n": walk.num_targets, "steps": steps, "threads": 1, "batch_events": job.batch_events, "num_items": job.num_items}
     return [
         row(dataset, model, MICROSECONDS, 1e6 * seconds / walk.num_targets, **settings),
@@ -150,7 +155,12 @@ def measured_encoder(dataset: str, interactions: pl.DataFrame, kind: str, loss: 
     ]
 
 
-def job_of(interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float) -> PretrainJob:
+def named(kind: str, inner: int) -> str:
+    """Name of our encoder; one with the blocks of SASRec says so."""
+    return f"perennial:{kind}" + (" with SASRec's inner width" if inner == SASREC_INNER else "")
+
+
+def job_of(interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float, inner: int) -> PretrainJob:
     """Every event a target; no day held out."""
     last = interactions[c.EVENT_TIME].max()
     return PretrainJob(
@@ -159,7 +169,15 @@ def job_of(interactions: pl.DataFrame, kind: str, loss: str, *, epochs: float) -
         num_items=interactions[c.ITEM_ID].n_unique(),
         event_types=("event",),
         cutoffs=(last.date() + timedelta(days=1),),  # type: ignore[union-attr]
-        encoder=EncoderConfig(kind=kind, width=WIDTH, num_blocks=BLOCKS, num_heads=HEADS, dropout=0.2, max_history=LENGTH),  # type: ignore[arg-type]
+        encoder=EncoderConfig(
+            kind=kind,  # type: ignore[arg-type]
+            width=WIDTH,
+            num_blocks=BLOCKS,
+            num_heads=HEADS,
+            dropout=0.2,
+            max_history=LENGTH,
+            feed_forward=inner,
+        ),
         objective="masked_item" if kind == "bert" else "next_item",
         loss=loss,  # type: ignore[arg-type]
         epochs=epochs,
@@ -198,7 +216,7 @@ PARTS = {
 
 def measured_profile(dataset: str, interactions: pl.DataFrame, kind: str, loss: str) -> list[dict[str, object]]:
     """Where a step's CPU time goes: shares of the profiler's own time of each operation, by kind; batches are made beforehand."""
-    job = job_of(interactions, kind, loss, epochs=1.0)
+    job = job_of(interactions, kind, loss, epochs=1.0, inner=SASREC_INNER)
     with tempfile.TemporaryDirectory() as place:
         log = log_of(interactions, vocabulary_of(interactions), job, Path(place))
         walk = iter(TimeWalk(log, plan_periods(job), walk_settings(job), num_items=job.num_items))
@@ -221,7 +239,7 @@ def measured_profile(dataset: str, interactions: pl.DataFrame, kind: str, loss: 
             steps()
     times = {event.key: float(event.self_cpu_time_total) for event in seen.key_averages()}
     shares = {part: sum(spent for name, spent in times.items() if _part(name) == part) / sum(times.values()) for part in (*PARTS, "everything else")}
-    return [row(dataset, f"perennial:{kind}, {loss}", f"share of a step: {part}", share) for part, share in shares.items()]
+    return [row(dataset, f"{named(kind, SASREC_INNER)}, {loss}", f"share of a step: {part}", share) for part, share in shares.items()]
 
 
 def _part(operation: str) -> str:
@@ -245,17 +263,17 @@ def measured_peers(dataset: str, interactions: pl.DataFrame, *, epochs: int) -> 
 
 
 def ratio_to_replay(dataset: str, interactions: pl.DataFrame, loss: str, *, epochs: float, rounds: int) -> list[dict[str, object]]:
-    """Our default encoder's microseconds to those of RePlay, measured in turn: the middle one of the rounds' ratios; the goal is at most `GOAL`."""
+    """Microseconds of our causal encoder, with SASRec's inner width, to those of RePlay: the middle ratio of some rounds in turn; goal `GOAL`."""
     ratios = []
     for _ in range(rounds):
-        ours = float(str(measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs)[0]["value"]))
+        ours = float(str(measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs, inner=SASREC_INNER)[0]["value"]))
         cost = cost_of("replay", loss, interactions, {**SETTINGS, "epochs": EPOCHS_OF_PEERS})
         if isinstance(cost, str):
             print(f"RePlay left out on {dataset}: {cost}", file=sys.stderr)
             return []
         ratios.append(ours / (1e6 * cost["seconds"] / targets_of_an_epoch(interactions)))
     middle = sorted(ratios)[rounds // 2]
-    model = f"perennial:{KINDS[0]}, {loss}"
+    model = f"{named(KINDS[0], SASREC_INNER)}, {loss}"
     others = {"lowest": min(ratios), "highest": max(ratios), "rounds": rounds, "goal": GOAL, "reached": middle <= GOAL}
     return [row(dataset, model, "microseconds, ratio to RePlay measured in turn", middle, **others)]
 
