@@ -234,6 +234,10 @@ def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, 
     weights = head.taste_weights()
     habit = _habit(head, sample, pairs, is_seen, season_rows[len(shared) :], own_taste)
 
+    is_shared = place >= 0
+    mass = log_weights.expand(len(users), -1).clone()  # [B, C]; a drawn item that is among the user's own stands for itself alone
+    mass[rows[is_shared], place[is_shared]] = 0.0
+
     ranked = []
     for name in job.lists:
         number = 0 if name == "again" else 1
@@ -242,10 +246,9 @@ def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, 
         wanted = is_target if number == 0 else is_target & ~is_seen
         if number == 1:
             own = own.masked_fill(is_seen, NEVER)
-        is_shared = place >= 0
         scores = scores.index_put((rows[is_shared], place[is_shared]), own[is_shared])
         others = scores.new_full((len(users), int(slots.max()) + 1 if len(slots) else 1), NEVER).index_put((rows[~is_shared], slots), own[~is_shared])  # [B, E]
-        totals = torch.logsumexp(torch.cat([scores + log_weights, others], 1), 1)
+        totals = torch.logsumexp(torch.cat([scores + mass, others], 1), 1)
         before_it = torch.cat([scores[:, : len(sample.pool)], others], 1).detach()
         best = before_it.topk(min(RANKS, before_it.shape[1]), 1).values  # [B, RANKS]
         targets = wanted.nonzero()[:, 0]

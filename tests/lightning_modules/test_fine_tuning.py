@@ -23,7 +23,10 @@ from lightning_modules.samples import Known, SampleData, known_at, pool_taste, r
 
 @pytest.fixture
 def loaded(fine_tune_job: FineTuneJob, tmp_path: Path) -> tuple[FineTuneJob, Known, SampleData]:
-    job = fine_tune_job
+    return load(fine_tune_job, tmp_path)
+
+
+def load(job: FineTuneJob, tmp_path: Path) -> tuple[FineTuneJob, Known, SampleData]:
     log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
     sample = job.samples[3]
     known = known_at(job, log, sample.cutoff)
@@ -86,15 +89,19 @@ def test_ranks_and_totals_equal_scoring_item_by_item(loaded: tuple[FineTuneJob, 
                 assert abs(rank - before) <= 1
 
 
-def test_drawn_items_stand_for_the_rest(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:
-    job, _, sample = loaded
+@torch.no_grad()
+@pytest.mark.parametrize("drawn", [2, 5])
+def test_drawn_items_stand_for_the_rest_and_a_pair_of_the_users_own_for_itself(fine_tune_job: FineTuneJob, tmp_path: Path, drawn: int) -> None:
+    job, _, sample = load(fine_tune_job.model_copy(update={"num_candidates": 8, "num_drawn": drawn}), tmp_path)
+    assert len(sample.pool) == 8
+    assert len(sample.rest) > 10
     head = new_head(job, sample)
     users = torch.arange(8)
-    with torch.no_grad():
-        exact = rank_lists(head, job.model_copy(update={"num_drawn": 100}), sample, users, seed=0)[1].totals.exp()
-        few = job.model_copy(update={"num_drawn": 5})
-        mean = torch.stack([rank_lists(head, few, sample, users, seed=seed)[1].totals.exp() for seed in range(60)]).mean(0)
-    np.testing.assert_allclose(mean.numpy(), exact.numpy(), rtol=0.05)
+    many = [rank_lists(head, job, sample, users, seed=seed) for seed in range(400)]
+    for number, name in enumerate(job.lists):
+        exact = [sum(math.exp(score) for score in scores_by_hand(head, job, sample, int(user), name).values()) for user in many[0][number].rows]
+        mean = torch.stack([ranked[number].totals.exp() for ranked in many]).mean(0)
+        np.testing.assert_allclose(mean.numpy(), exact, rtol=0.06)
 
 
 def test_the_loss_is_worked_by_hand() -> None:
