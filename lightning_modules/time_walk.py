@@ -131,11 +131,12 @@ class TimeWalk:
 
     def state_dict(self) -> dict[str, Any]:
         """How far the walk has come; the same for every rank and any number of processes."""
-        return {"period": self.period, "position": self.position, "epochs": self.epochs}
+        return {"period": self.period, "position": self.position, "epochs": self.epochs, "is_stopped": self.is_stopped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.period, self.position, self.epochs = state["period"], state["position"], state["epochs"]
+        self.is_stopped = state.get("is_stopped", False)  # checkpoints of earlier versions do not say
 
     def end_period_early(self, share_done: float) -> None:
         """Leave the current period now; later periods get the same number of visits for each new event."""
@@ -145,7 +146,8 @@ class TimeWalk:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present state to the end; starting again after the end begins anew."""
         while self.period < len(self.periods):
-            plan = self.batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
+            # a checkpoint at the step that left a period early is taken up in the next one
+            plan = [] if self.is_stopped else self.batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
             negatives = NegativeSampler(self.log.item_counts(self.periods[self.period].end_day, self.num_items), self.settings.even_share)
             for number in range(self.position, len(plan)):
                 self.position = number + 1

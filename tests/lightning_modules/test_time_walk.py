@@ -1,5 +1,6 @@
 """The walk through time: every event a target once a pass, nothing from the future, the same for any number of processes."""
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -202,6 +203,24 @@ def test_leaving_a_period_early_shortens_the_later_ones(log: EventLog, events: p
             early.end_period_early(batch.share_done)
     assert periods.count(0) == full.count(0) // 4
     assert periods.count(1) < full.count(1) / 2
+
+
+def test_a_period_left_early_stays_left_where_the_walk_is_taken_up(log: EventLog, events: pl.DataFrame) -> None:
+    middle = int(events["event_day"].median())
+
+    def seen(batches: Iterable[Batch]) -> list[tuple[int, int, float, list[int]]]:
+        return [(batch.period, batch.number, batch.share_done, batch.items.tolist()) for batch in batches]
+
+    first = walk(log, [middle, 10**6], epochs=4.0, replay=0.3)
+    undisturbed = iter(first)
+    *_, last = islice(undisturbed, 7)
+    first.end_period_early(last.share_done)
+    second = walk(log, [middle, 10**6], epochs=4.0, replay=0.3)
+    second.load_state_dict(first.state_dict())
+    rest = seen(undisturbed)
+    assert rest[0][:2] == (1, 0)
+    assert seen(second) == rest
+    assert seen(islice(second, 1))[0][:2] == (0, 0)  # the stop holds for its period alone
 
 
 def test_chance_depends_on_position_and_key_alone_and_is_even() -> None:
