@@ -61,6 +61,7 @@ class Batch:
     negative_logq                    [K]  log of how often each is expected among the K
     is_masked                        [N]  events whose item is hidden (objective masked_item), else all false
     weights                          [M]  1 for a user's first event with an item, `repeat_weight` for later ones
+    users                            [B]  user of each window, as row of the log
     """
 
     items: Tensor
@@ -77,6 +78,7 @@ class Batch:
     negative_logq: Tensor
     weights: Tensor
     is_masked: Tensor
+    users: Tensor
     offsets: np.ndarray
     period: int
     number: int
@@ -195,13 +197,14 @@ class TimeWalk:
         is_empty = self.rank >= len(order)
         mine = windows.take(order[:1] if is_empty else order[self.rank :: self.world_size])
         positions = ranges(mine.starts, mine.lengths)
+        users = np.searchsorted(self.log.offsets, mine.starts, side="right") - 1
         offsets = np.concatenate([[0], np.cumsum(mine.lengths)])
         events = self.log.take(positions)
         items, days = events.items.astype(np.int64), events.days.astype(np.int64)
         steps = np.arange(len(positions)) - np.repeat(offsets[:-1], mine.lengths)
         gaps = np.where(steps == 0, 0, np.diff(days, prepend=days[:1]))
         if self.settings.objective == "window_item":
-            sources, chosen = self._window_targets(positions, days, known_to, key)
+            sources, chosen = self._window_targets(positions, days, known_to[np.repeat(users, mine.lengths)], key)
             wanted = self.log.take(chosen)
         elif self.settings.objective == "masked_item":
             is_last = np.append(steps[1:] == 0, True)
@@ -229,6 +232,7 @@ class TimeWalk:
             negative_logq=torch.from_numpy(negatives.log_expected(drawn)),
             weights=torch.from_numpy(weights),
             is_masked=torch.from_numpy(is_masked),
+            users=torch.from_numpy(users),
             offsets=offsets,
             period=-1,
             number=-1,
@@ -239,12 +243,11 @@ class TimeWalk:
     def _window_targets(self, positions: np.ndarray, days: np.ndarray, known_to: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """For each event one later event of the user, drawn from the window of a lead drawn at random; events without one are left out.
 
-        Returns the sources (see `Batch`) and the positions of their targets.
+        `known_to` [N]: position behind the last known event of each event's user. Returns the sources (see `Batch`) and the positions of their targets.
         """
-        user = np.searchsorted(self.log.offsets, positions, side="right") - 1
         leads = np.asarray(self.settings.leads_days)[(uniform(positions, (*key, 6)) * len(self.settings.leads_days)).astype(np.int64)]
-        first = self._first_at(positions + 1, known_to[user], days + 1 + leads)
-        last = self._first_at(first, known_to[user], days + 1 + leads + self.settings.horizon_days)
+        first = self._first_at(positions + 1, known_to, days + 1 + leads)
+        last = self._first_at(first, known_to, days + 1 + leads + self.settings.horizon_days)
         chosen = first + (uniform(positions, (*key, 7)) * (last - first)).astype(np.int64)
         at = np.flatnonzero(last > first)
         return at + 1, chosen[at]

@@ -180,6 +180,26 @@ def test_two_processes_share_each_batch_without_counting_anything_twice(log: Eve
             assert one.negatives.tolist() == first.negatives.tolist() == second.negatives.tolist()
 
 
+@pytest.mark.parametrize("objective", ["next_item", "window_item", "masked_item"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_batch_says_whose_its_windows_are(objective: str, world_size: int, log: EventLog, events: pl.DataFrame) -> None:
+    middle = int(events["event_day"].median())
+    of_user = {user: (items, days) for user, items, days in events.group_by("user_id").agg("item_index", "event_day").rows()}
+    names, num_again = log.users(), 0
+    for rank in range(world_size):
+        there = walk(log, [middle, 10**6], objective=objective, epochs=3.0, replay=0.5, rank=rank, world_size=world_size)
+        for batch in [*there, *there.held_out(middle, 10**6)]:
+            users = batch.to("cpu").users
+            assert users.dtype == torch.int64
+            assert len(users) == len(batch.offsets) - 1
+            for user, start, stop in zip(users.tolist(), batch.offsets[:-1], batch.offsets[1:], strict=True):
+                items, days = batch.items[start:stop].tolist(), batch.days[start:stop].tolist()
+                own_items, own_days = of_user[names[user]]
+                assert any(own_items[i : i + len(items)] == items and own_days[i : i + len(days)] == days for i in range(len(own_items)))
+            num_again += len(users) - len(users.unique())
+    assert num_again > 10  # windows of one user in one batch
+
+
 def test_the_walk_goes_on_at_the_next_unseen_batch(log: EventLog, events: pl.DataFrame) -> None:
     middle = int(events["event_day"].median())
     whole = [targets_of(batch) for batch in walk(log, [middle, 10**6])]
