@@ -219,10 +219,11 @@ class HeldOut(lightning.Callback):
         sums = torch.zeros(2)
         for batch in self.batches:
             loss = pl_module.objective(batch.to(pl_module.device))
-            sums += torch.stack([loss.float().cpu() * len(batch.targets), torch.tensor(float(len(batch.targets)))])
+            weight = batch.weights.sum()  # 0 where a process has no window of its own
+            sums += torch.stack([loss.float().cpu() * weight, weight])
         pl_module.train()
         sums = trainer.strategy.reduce(sums, reduce_op="sum") if trainer.world_size > 1 else sums
-        return float(sums[0] / sums[1].clamp(min=1))
+        return float(sums[0] / sums[1].clamp(min=1e-12))
 
     def state_dict(self) -> dict[str, Any]:
         """Losses seen so far."""
@@ -234,15 +235,16 @@ class HeldOut(lightning.Callback):
 
 
 class LossLog(lightning.Callback):
-    """Mean training loss of each period."""
+    """Mean training loss of each period, over the targets of all processes."""
 
     def __init__(self) -> None:
         self.sums: dict[int, list[float]] = {}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Pretraining, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Add the step's loss."""
+        """Add the step's loss; the mean of what `training_step` returns on each process is the mean over all targets."""
         total = self.sums.setdefault(batch.period, [0.0, 0.0])
-        total[0] += float(outputs["loss"])
+        loss = outputs["loss"]
+        total[0] += float(trainer.strategy.reduce(loss.clone(), reduce_op="mean") if trainer.world_size > 1 else loss)
         total[1] += 1.0
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -21,9 +22,20 @@ from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
 from lightning_modules import losses
 from lightning_modules.jobs import PretrainJob, TrainingRequest
-from lightning_modules.pretraining import Objective, learning_rate, open_log, plan_periods, pretrain, read_snapshot, walk_settings
+from lightning_modules.pretraining import (
+    HeldOut,
+    LossLog,
+    Objective,
+    Pretraining,
+    learning_rate,
+    open_log,
+    plan_periods,
+    pretrain,
+    read_snapshot,
+    walk_settings,
+)
 from lightning_modules.taste import build_taste
-from lightning_modules.time_walk import TimeWalk
+from lightning_modules.time_walk import Batch, TimeWalk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,6 +152,49 @@ def test_logq_makes_sampling_an_estimate_of_the_full_softmax(pretrain_job: Pretr
     values = {loss: float(Objective(taste, loss)(batch).detach()) for loss in ("full_softmax", "sampled_softmax_logq", "sampled_softmax")}
     assert values["sampled_softmax_logq"] == pytest.approx(values["full_softmax"], rel=0.03)
     assert values["sampled_softmax"] > values["full_softmax"] + 1
+
+
+@pytest.mark.parametrize("world_size", [2, 60])
+def test_the_held_out_loss_is_the_mean_by_weight_over_all_processes(world_size: int, pretrain_job: PretrainJob, tmp_path: Path) -> None:
+    """With 60 processes and some 40 windows a batch, some have no window of their own."""
+    encoder = pretrain_job.encoder.model_copy(update={"dropout": 0.0})
+    job = pretrain_job.model_copy(update={"encoder": encoder, "repeat_weight": 0.01, "num_negatives": 5})
+    log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
+    periods = plan_periods(job)
+    module = Pretraining(build_taste(job.encoder, torch.zeros(job.num_items, 0, dtype=torch.long), num_items=job.num_items, num_event_types=2), job)
+    torch.nn.init.normal_(module.taste.items.own.weight)
+    looks, total = [], torch.zeros(2)
+    for ranks in (range(1), range(world_size)):
+        batches: list[Batch] = []
+        for rank in ranks:
+            walk = TimeWalk(log, periods, walk_settings(job), num_items=job.num_items, rank=rank, world_size=len(ranks))
+            batches += walk.held_out(periods[0].end_day, periods[1].end_day)
+        alone = SimpleNamespace(world_size=1)
+        looks.append(HeldOut(batches, checks=1, patience=1)._look(alone, module))
+        assert (min(float(batch.weights.sum()) for batch in batches) == 0) == (len(ranks) == 60)
+        if len(ranks) == 1:
+            with torch.no_grad():
+                for batch in batches:
+                    weight = batch.weights.sum()
+                    total += torch.stack([module.eval().objective(batch) * weight, weight])
+    assert looks[0] == pytest.approx(float(total[0] / total[1]), rel=1e-6)
+    assert looks[1] == pytest.approx(looks[0], rel=1e-5)
+
+
+def test_the_loss_of_a_period_is_the_mean_over_processes() -> None:
+    class Two:
+        """Stands for the second process: its share of the loss is 3."""
+
+        def reduce(self, value: torch.Tensor, reduce_op: str) -> torch.Tensor:
+            assert reduce_op == "mean"
+            return value.add_(3.0).div_(2)  # in place, as gloo does
+
+    log, batch = LossLog(), SimpleNamespace(period=1)
+    for share in (1.0, 2.0):
+        outputs = {"loss": torch.tensor(share)}
+        log.on_train_batch_end(SimpleNamespace(world_size=2, strategy=Two()), None, outputs, batch, 0)
+        assert outputs["loss"] == share
+    assert log.sums == {1: [2.0 + 2.5, 2.0]}
 
 
 @pytest.mark.parametrize("kind", ["gpt", "bert"])
