@@ -1,6 +1,7 @@
 """The exported networks give what torch gives, and the folder is what the architecture page says."""
 
 import json
+import warnings
 from datetime import date
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from contracts.sections.training import ComputeConfig
+from contracts.sections.training import ComputeConfig, EncoderConfig
 from lightning_modules import fine_tuning
 from lightning_modules.export import export_rows
 from lightning_modules.fine_tuning import fine_tune
 from lightning_modules.head import PriorNetwork
 from lightning_modules.jobs import FineTuneJob, PretrainJob
 from lightning_modules.pretraining import pretrain, read_snapshot
+from lightning_modules.taste import ENCODERS, build_taste
 
 
 def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -97,3 +99,25 @@ def test_the_encoder_is_exported_only_where_it_adds(
     result = fine_tune(job, compute, tmp_path / "fine_tune")
     assert result.metrics["encoder_used"] == float(is_used)
     assert (tmp_path / "fine_tune" / job.origins[0].isoformat() / "networks" / "encoder.onnx").exists() == is_used
+
+
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_an_exported_program_asks_the_same_at_other_sizes(kind: str) -> None:
+    """`torch.export`; the recurrent encoders unroll their steps, so their program is for one length of history."""
+
+    def asked(num_users: int, num_steps: int) -> tuple[torch.Tensor, ...]:
+        items, days = torch.randint(0, 9, (num_users, num_steps)), torch.randint(18_000, 18_400, (num_users, num_steps)).sort()[0]
+        lengths = torch.randint(1, num_steps + 1, (num_users,))
+        return items, days, torch.ones_like(items), lengths, torch.full((num_users,), 18_450), torch.full((num_users,), 28.0)
+
+    config = EncoderConfig(kind=kind, width=16, num_blocks=2, num_heads=2, max_history=12)  # type: ignore[arg-type]
+    model = build_taste(config, torch.zeros(9, 0, dtype=torch.long), num_items=9, num_event_types=1).eval()
+    auto = torch.export.Dim.AUTO
+    is_recurrent = kind in ("gru", "rnn")
+    table, column = ({0: auto} if is_recurrent else {0: auto, 1: auto}), {0: auto}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # weights of a recurrent layer stand twice, as a list and by name
+        program = torch.export.export(model, asked(3, 5), dynamic_shapes=(table, table, table, column, column, column), strict=False).module()
+        for size in ((2, 5), (7, 5)) if is_recurrent else ((2, 3), (2, 9), (4, 12)):
+            inputs = asked(*size)
+            torch.testing.assert_close(program(*inputs), model(*inputs), rtol=1e-5, atol=1e-5)
