@@ -111,6 +111,25 @@ def test_bpr_is_worked_by_hand() -> None:
     assert loss.item() == pytest.approx((math.log(3 / 2) + LN2) / 2)
 
 
+def test_a_negative_that_is_the_target_itself_counts_in_no_loss() -> None:
+    positive, negative = torch.tensor([LN2, LN2]), torch.tensor([[0.0, LN2], [5.0, -7.0]])
+    is_target = torch.tensor([[False, True], [True, True]])  # one other left, none left
+    of_target, of_zero = math.log(3 / 2), LN2  # -log sigmoid of ln 2 and of 0
+    assert losses.binary_cross_entropy(positive, negative, is_target=is_target).item() == pytest.approx(of_target + of_zero / 2)
+    found = losses.generalised_binary_cross_entropy(positive, negative, beta=0.1, is_target=is_target)
+    assert found.item() == pytest.approx(0.1 * of_target + of_zero / 2)
+    assert losses.bayesian_personalised_ranking(positive, negative, is_target=is_target).item() == pytest.approx((of_target + 0) / 2)
+
+
+@pytest.mark.slow
+def test_the_full_softmax_of_a_million_items_stays_in_memory() -> None:
+    """The whole table of scores would take 15 GiB; the gradient of the items alone is 0.24."""
+    from benchmarks.training import measured_full_softmax  # heavy: it brings the libraries compared with
+
+    found = {str(row["metric"]): row["value"] for row in measured_full_softmax()}
+    assert 0.2 < found["GiB beyond queries and items"] < 1.5
+
+
 def test_mean_squared_error_weighs_its_rows() -> None:
     loss = losses.mean_squared_error(torch.tensor([1.0, 5.0]), torch.tensor([3.0, 5.5]), weights=torch.tensor([1.0, 3.0]))
     assert loss.item() == pytest.approx((4 + 3 * 0.25) / 4)

@@ -89,6 +89,25 @@ def test_a_later_event_changes_no_earlier_state(kind: str) -> None:
     assert (one[same:] - two[same:]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("what", ["types", "gaps", "days"])
+@pytest.mark.parametrize("kind", sorted(ENCODERS))
+def test_type_gap_and_day_of_an_event_count_from_there_on(kind: str, what: str) -> None:
+    model, (items, days, types) = taste(kind), histories()
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
+    inputs = {"types": torch.cat(types), "gaps": torch.cat([torch.diff(x, prepend=x[:1]) for x in days]), "days": torch.cat(days)}
+    steps = torch.cat([torch.arange(length) for length in LENGTHS])
+    begin = int(offsets[4])
+    at = begin + 2
+    other = inputs[what].clone()
+    other[at] = {"types": (other[at] + 1) % 3, "gaps": other[at] + 200, "days": other[at] + 91}[what]
+    with torch.no_grad():
+        vectors = model.items(torch.cat(items))
+        one, two = (model.states(vectors, **given, steps=steps, layout=Packed(offsets)) for given in (inputs, inputs | {what: other}))
+    first = at if model.encoder.is_causal else begin
+    torch.testing.assert_close(one[:first], two[:first])
+    assert (one[first:] - two[first:]).abs().amax(1).min() > 1e-4
+
+
 @pytest.mark.parametrize("kind", sorted(ENCODERS))
 def test_histories_in_one_batch_do_not_see_each_other(kind: str) -> None:
     model, (items, days, types) = taste(kind), histories()

@@ -86,6 +86,20 @@ def test_a_second_pass_moves_the_borders_and_still_covers_every_event(log: Event
     assert counts.sum() == pytest.approx(3 * events.height, rel=0.2)
 
 
+def test_windows_come_in_another_order_in_each_pass_and_with_each_seed(log: EventLog) -> None:
+    def places(seed: int) -> list[np.ndarray]:
+        """Mean place of each user's windows in each of three passes."""
+        there = walk(log, [10**6], seed=seed)
+        starts = np.concatenate([windows.starts for windows in there.batches(0, 4.0)])
+        size = sum(len(windows.starts) for windows in there.batches(0, 1.0))
+        users = np.searchsorted(log.offsets, starts, side="right") - 1
+        return [np.bincount(part, np.arange(size), log.num_users) / np.bincount(part, minlength=log.num_users) for part in users[: 3 * size].reshape(3, size)]
+
+    np.testing.assert_array_equal(places(3), places(3))
+    alike = np.corrcoef([np.arange(log.num_users), *places(3), *places(4)]) - np.eye(7)  # the order of the log, three passes, three with another seed
+    assert np.abs(alike).max() < 0.5  # the same order twice: more than 0.9
+
+
 def test_batches_hold_no_padding_and_at_most_the_asked_number_of_events(log: EventLog) -> None:
     for batch in walk(log, [10**6]):
         assert len(batch.items) == batch.offsets[-1] <= 100
