@@ -146,6 +146,7 @@ DRAWINGS: Mapping[str, Callable[[Rows], Figure]] = {
     "ablation_online_retail_ii_quick": gains_of_cells,
     "few_labels": curve_of_labels,
     "training": costs,
+    "training_online_retail_ii": costs,
 }
 
 

@@ -1,6 +1,6 @@
 """What a training target costs, where the time goes, and what loading and evaluation take: `python -m benchmarks.training [--quick]`.
 
-Writes benchmarks/results/training.json; with `--quick` training_quick.json: the default encoder and two losses on MovieLens-100K. One thread,
+Writes benchmarks/results/training.json; with `--data online_retail_ii` alone its name is added, with `--quick` training_quick.json: the default encoder and two losses on MovieLens-100K. One thread,
 width 64, 2 blocks, 2 heads, histories of 50, batches of 6,400 events (128 sequences of 50 for the peers), 128 negatives; matrices in bf16 where the
 CPU has it, and once more in single precision. Beside RePlay stands our causal encoder with blocks of the same inner width as SASRec's (1; those of
 GPT have 4): as many weights, as many products. Seconds are CPU seconds of one process unless a row says otherwise: what else the machine does then
@@ -14,6 +14,7 @@ without them they are left out and said so.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -85,17 +86,21 @@ print(json.dumps({"gib": (kib("VmHWM") - before) / 2**20, "seconds": time.proces
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the default encoder, MovieLens-100K, one pass; a minute or two")
+    parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
+    parser.add_argument("--encoders", nargs="+", choices=KINDS, default=list(KINDS), help="encoders whose cost is measured")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    name, command = ("training_quick", "python -m benchmarks.training --quick") if asked.quick else ("training", "python -m benchmarks.training")
+    command = shlex.join(["python", "-m", "benchmarks.training", *sys.argv[1:]])
+    sets = DATA_SETS[:1] if asked.quick else asked.data
+    name = "training" + (f"_{sets[0]}" if tuple(sets) == DATA_SETS[1:] else "") + ("_quick" if asked.quick else "")
     rows: list[dict[str, object]] = [*measured_preparation(), *measured_evaluation(), *measured_full_softmax()]
-    for dataset in DATA_SETS[:1] if asked.quick else DATA_SETS:
+    for dataset in sets:
         interactions = read(dataset)
         if interactions is None:
             continue
         epochs = 1.0 if asked.quick else min(4.0, TARGETS / interactions.height)
         for loss in LOSSES:
-            for kind in KINDS[:1] if asked.quick else KINDS:
+            for kind in KINDS[:1] if asked.quick else asked.encoders:
                 rows += measured_encoder(dataset, interactions, kind, loss, epochs=epochs)
             rows += measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs, precision="32")
             rows += measured_encoder(dataset, interactions, KINDS[0], loss, epochs=epochs, inner=SASREC_INNER)
