@@ -1,10 +1,11 @@
 """What a training target costs, where the time goes, and what loading and evaluation take: `python -m benchmarks.training [--quick]`.
 
-Writes benchmarks/results/training.json; with `--data online_retail_ii` alone its name is added, with `--quick` training_quick.json: the default encoder and two losses on MovieLens-100K. One thread,
-width 64, 2 blocks, 2 heads, histories of 50, batches of 6,400 events (128 sequences of 50 for the peers), 128 negatives; matrices in bf16 where the
-CPU has it, and once more in single precision. Beside RePlay stands our causal encoder with blocks of the same inner width as SASRec's (1; those of
-GPT have 4): as many weights, as many products. Seconds are CPU seconds of one process unless a row says otherwise: what else the machine does then
-counts little, though it is not without effect. Quality is that after equal targets, three seeds, batches of 32 sequences (benchmarks/equal_targets.py).
+Writes benchmarks/results/training.json; with `--data online_retail_ii` alone training_online_retail_ii.json, with `--quick` training_quick.json: the
+default encoder and two losses on MovieLens-100K. One thread, width 64, 2 blocks, 2 heads, histories of 50, batches of 6,400 events (128 sequences of 50
+for the peers), 128 negatives; matrices in bf16 where the CPU has it, and once more in single precision. Beside RePlay stands our causal encoder with
+blocks of the same inner width as SASRec's (1; those of GPT have 4): as many weights, as many products. Seconds are CPU seconds of one process unless a
+row says otherwise: what else the machine does then counts little, though it is not without effect. Quality is that after equal targets, three seeds,
+batches of 32 sequences (benchmarks/equal_targets.py).
 
 MovieLens-100K is read from the wheel of recbole (fetched by pip, not installed), Online Retail II from the folder in PERENNIAL_DATA (default
 ../shared/data); what is not there is left out and said so. RePlay and RecTools run in environments of their own (benchmarks/training_peers.py);

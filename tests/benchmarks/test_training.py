@@ -65,7 +65,7 @@ def test_loading_and_evaluation_are_measured_whole() -> None:
 
 def test_the_parts_of_a_step_make_up_the_whole(interactions: pl.DataFrame) -> None:
     shares = {row["metric"]: row["value"] for row in measured_profile("made up", interactions, "gpt", "sampled_softmax")}
-    assert sum(shares.values()) == pytest.approx(1.0)
+    assert sum(shares.values()) == pytest.approx(1.0, abs=1e-5)  # each is rounded to six digits
     for part in ("dense layers and scores", "attention", "activations", "dropout", "norms", "optimiser"):
         assert shares[f"share of a step: {part}"] > 0
 
