@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from contracts.errors import StudyError
 from contracts.sections.base import Section
 from contracts.sections.content import ContentConfig
 from contracts.sections.evaluation import EvaluationConfig, PublishConfig, RegistryConfig
@@ -14,6 +15,7 @@ from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
 from contracts.sections.source import SourceConfig
 from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig, WarmStartConfig
+from contracts.sections.tuning import TuningConfig
 from contracts.sections.validation import ValidationConfig
 
 Vertical = Literal["shop", "travel", "content"]
@@ -61,6 +63,7 @@ class PipelineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
     publish: PublishConfig = PublishConfig()
+    tuning: TuningConfig = TuningConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="before")
@@ -116,6 +119,8 @@ class PipelineConfig(Section):
             raise ValueError(f"{path}: expected a mapping of parameters, found {'an empty file' if values is None else type(values).__name__}")  # noqa: TRY004
         try:
             return cls.model_validate(values)
+        except StudyError as error:
+            raise ValueError(f"{path}: {error}") from error
         except ValidationError as error:
             raise ValueError(f"{path}: " + "; ".join(_explain(fault) for fault in error.errors())) from error
 

@@ -9,6 +9,7 @@ PipelineError                    base; `step` says where
 |-- TrainingFailedError          the training process ended with an error                                   (terminal)
 |-- BundleError                  a stored model cannot be served: format, digest, missing part              (terminal)
 |-- RegistryStateError           no version, alias or review as a promotion or a rollback needs it          (terminal)
+|-- StudyError                   a search cannot be kept where it should, or looks at windows to report     (terminal)
 `-- TransientError               may pass by itself: network, registry, object store                        (retried)
 """
 
@@ -75,6 +76,10 @@ class BundleError(PipelineError):
 
 class RegistryStateError(PipelineError):
     """The registry does not hold what a promotion or a rollback needs."""
+
+
+class StudyError(PipelineError):
+    """A search for parameters cannot be kept where the configuration says, or would look at windows that are to be reported."""
 
 
 class TransientError(PipelineError):

@@ -13,7 +13,7 @@ from flows.first_steps import FineTuningInputs, checked_data, fine_tuning_inputs
 from tasks.evaluate import OURS, evaluate, read_evaluation
 from tasks.fine_tune import fine_tune
 from tasks.store import Store, store_of
-from tasks.tune import Trial, best_first, finished_trials, log_trials, next_trial, open_study, report
+from tasks.tune import Trial, best_first, finished_trials, kept_alive, log_trials, next_trial, open_study, refuse_windows_to_report, report
 
 
 @flow(name="tune", description=__doc__)
@@ -26,19 +26,22 @@ def tune(
     Parameters
     ----------
     config
-        The pipeline to tune; its evaluated origins are the windows the search looks at, so give origins before those you will report.
+        The pipeline to tune; its evaluated origins are the windows the search looks at. Where `evaluation.tune_until` is given, all must end by then.
     num_trials
         Trials in all: each fits a head at every origin, unless it is ended early because others were better there.
     """
     store = store_of(config)
     _, validated = checked_data(config, store)
+    refuse_windows_to_report(validated, config.evaluation)
+    study = open_study(config, validated.accepted.digest, store)
     given = fine_tuning_inputs(config, validated, store)
-    study, origins = open_study(config, validated.accepted.digest, store), given.features.origins
+    origins = given.features.origins
     while len(finished_trials(study)) < num_trials:
-        asked, chosen = next_trial(study)
+        asked, chosen = next_trial(study, config.seed)
         values: list[float] = []
-        while not values or not report(study, asked, values, len(origins)):
-            values.append(_figure(_with(config, chosen), given, validated, origins[len(values)], store))
+        with kept_alive(study, asked):
+            while not values or not report(study, asked, values, len(origins)):
+                values.append(_figure(_with(config, chosen), given, validated, origins[len(values)], store))
         log_trials(study.study_name, finished_trials(study), origins, config, store)
     trials = best_first(finished_trials(study))
     rows = [{"trial": t.number, "value": f"{t.value:.4f}", "origins": len(t.at_origins), "state": t.state, **t.parameters} for t in trials]

@@ -1,12 +1,14 @@
 """The search for parameters: two trials, then a third in a later run; a run in MLflow for each; a trial that is behind ends early."""
 
 from collections.abc import Iterator
+from datetime import date
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from contracts.config import PipelineConfig
+from contracts.errors import StudyError
 from flows import tuning
 from tasks.registry import local_tracking_uri
 from tasks.store import store_of
@@ -69,3 +71,28 @@ def test_trial_behind_the_others_at_its_first_origin_is_fitted_at_no_further_one
     first, second = sorted(set(asked))
     assert asked == [first, second] * TRIALS_BEFORE_PRUNING + [first]
     assert (trials[-1].state, trials[-1].at_origins) == (PRUNED, (0.1,))
+
+
+def test_search_on_windows_to_report_is_refused_before_anything_is_made(config: PipelineConfig):
+    evaluation = config.evaluation.model_copy(update={"tune_until": date(2022, 1, 1)})
+    with pytest.raises(StudyError, match=r"expected windows that end by evaluation\.tune_until 2022-01-01, found 1 of 1"):
+        tuning.tune(config.model_copy(update={"name": "refused", "evaluation": evaluation}), num_trials=1)
+    assert set(newest_run("tune").steps) == {"ingest", "validate"}
+
+
+def test_fit_that_fails_is_the_next_trial_of_a_later_run(config: PipelineConfig, monkeypatch: pytest.MonkeyPatch):
+    chosen: list[PipelineConfig] = []
+
+    def figure(config: PipelineConfig, given: object, validated: object, origin: str, store: object) -> float:
+        chosen.append(config)
+        if len(chosen) == 1:
+            raise KeyError("out of luck")
+        return 0.5
+
+    monkeypatch.setattr(tuning, "_figure", figure)
+    asked = config.model_copy(update={"name": "cut_off"})
+    with pytest.raises(KeyError):
+        tuning.tune(asked, num_trials=1)
+    (trial,) = tuning.tune(asked, num_trials=1)
+    assert chosen[0] == chosen[1]
+    assert trial.number == 1
