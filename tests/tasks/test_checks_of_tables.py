@@ -14,7 +14,6 @@ from contracts.errors import DataContractError, FeatureLeakageError
 from contracts.sections.evaluation import EvaluationConfig
 from contracts.sections.features import FeaturesConfig
 from contracts.sections.forecast import ForecastConfig
-from contracts.sections.training import FineTuningConfig
 from contracts.sections.validation import ValidationConfig
 from contracts.tables import INTERACTIONS, ITEM_CATALOGUE, RANKINGS
 from tasks import build_features, build_season, evaluate, validate
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.slow
 START = datetime(2023, 1, 2, tzinfo=UTC)
 FEATURES = FeaturesConfig(max_history=8, cutoff_every_days=56)
 EVALUATION = EvaluationConfig(origins=(date(2023, 11, 6),), leads_days=(0,), baselines=("popular_28d",), num_resamples=100, season_lift=False)
-FINE_TUNING = FineTuningConfig(leads_days=(0,))
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +70,8 @@ def validated(interactions: TableRef, catalogue: TableRef | None, store: Store, 
 
 def featured(report: ValidationReport, store: Store, *, has_users: bool = True) -> FeatureTables:
     forecast = ForecastConfig(horizon_periods=9, levels=("total",))
-    return build_features.build_features.fn(report, FEATURES, forecast, FINE_TUNING, EVALUATION, store, has_users=has_users, validation=ValidationConfig())
+    labels = {"target_events": ("purchase",), "leads_days": (0,)}
+    return build_features.build_features.fn(report, FEATURES, forecast, EVALUATION, store, **labels, has_users=has_users, validation=ValidationConfig())
 
 
 def seasoned(features: FeatureTables, store: Store) -> SeasonTables:

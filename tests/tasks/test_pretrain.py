@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
 from contracts.artifacts import FeatureTables, JobResult, Snapshots
-from contracts.sections.training import ComputeConfig, FineTuningConfig, PretrainingConfig
+from contracts.sections.training import ComputeConfig, PretrainingConfig
 from tasks import pretrain as step
 from tasks.store import Store, write_table
 
@@ -48,7 +48,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def train(features: FeatureTables, store: Store, config: PretrainingConfig | None = None, *, seed: int = 0) -> Snapshots:
     settings = config or PretrainingConfig()
-    return step.pretrain.fn(features, settings, FineTuningConfig(), ComputeConfig(), store, horizon_days=28, seed=seed)
+    return step.pretrain.fn(features, settings, ComputeConfig(), store, leads_days=(0, 28), horizon_days=28, seed=seed)
 
 
 def test_second_try_finds_what_the_first_left(features: FeatureTables, store: Store, found: list[list[str]]):
