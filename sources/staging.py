@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from contracts.errors import SourceError
+from contracts.errors import TransientError
 
 STAGING: Final = ".staging"
 _JOURNAL: Final = "commit.json"
@@ -23,13 +23,13 @@ _LOCK: Final = ".lock"
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder for one writer; a second one is refused. The hold ends with the process, also if it is killed."""
+    """Hold the folder for one writer; a second one is refused, for now: steps try again. The hold ends with the process, also if it is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SourceError(f"{folder}: another ingest is writing here. Wait for it to end, or use another `storage_root`.") from error
+            raise TransientError(f"{folder}: another ingest is writing here. Wait for it to end, or use another `storage_root`.") from error
         yield
 
 

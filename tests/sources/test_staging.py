@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import SourceError
+from contracts.errors import TransientError
 from sources import staging
 
 BEFORE = {"a/part": "old", "b/part": "old", "gone": "old", "manifest": "1"}
@@ -91,7 +91,7 @@ def test_decided_change_is_not_discarded(tmp_path: Path):
 
 
 def test_second_writer_is_refused(tmp_path: Path):
-    with staging.exclusive(tmp_path), pytest.raises(SourceError, match="another ingest is writing here"), staging.exclusive(tmp_path):
+    with staging.exclusive(tmp_path), pytest.raises(TransientError, match="another ingest is writing here"), staging.exclusive(tmp_path):
         pass
     with staging.exclusive(tmp_path):
         pass
