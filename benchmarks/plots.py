@@ -39,8 +39,13 @@ def digest(rows: Rows) -> str:
 
 
 def gains_by_lead(rows: Rows) -> Figure:
-    """Per data set and list: gain over the best of all others at each lead, mean of the seeds with the widest interval, beside the goal."""
-    gains = [row for row in rows if row["metric"] == GAIN and row["model"] == OURS and row["lead_days"] is not None]
+    """Per data set and list: gain over the best of all others at each lead, beside the goal.
+
+    Seeds averaged per user where they are; else their mean with the widest interval.
+    """
+    every = [row for row in rows if row["metric"] == GAIN and row["model"] == OURS and row["lead_days"] is not None]
+    is_averaged = {row["dataset"] for row in every if "seeds" in row}
+    gains = [row for row in every if ("seeds" in row) == (row["dataset"] in is_averaged)]
     panels = list(dict.fromkeys((row["dataset"], row["list"]) for row in gains))
     figure, all_axes = _panels(len(panels), width=3.0, height=3.1)
     for axes, (dataset, list_name) in zip(all_axes, panels, strict=True):

@@ -1,7 +1,8 @@
 """The recommender under the protocol, beside its baselines: `python -m benchmarks.recommender [--quick] [--data NAME ...]`.
 
-Writes benchmarks/results/recommender.json. A finished cell (data set, seed) is kept below benchmarks/results/cells/, named by the digest of its
-parameters and of the code that made it, so an interrupted run goes on and nothing is measured twice.
+Writes benchmarks/results/recommender.json. A finished cell (data set, seed; it holds every origin) is kept below benchmarks/results/cells/, named by the
+digest of its parameters and of the code that made it, so an interrupted run goes on and nothing is measured twice. Where several seeds are measured a
+further cell holds them averaged per user, as the protocol counts: its rows say `seeds`, and are made from the rankings the storage still has.
 Online Retail II is read from the folder in PERENNIAL_DATA (default ../shared/data); without it that data set is left out and said so.
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
@@ -47,8 +49,11 @@ def main() -> None:
             print("online_retail_ii left out: no folder; set PERENNIAL_DATA", file=sys.stderr)
             continue
         config = on_threads(parameters_of(name, asked.storage, quick=asked.quick), asked.threads)
-        for seed in range(1 if asked.quick else asked.seeds):
-            rows += measured_cell(config.model_copy(update={"seed": seed}), only_stored=asked.stored)
+        configs = [config.model_copy(update={"seed": seed}) for seed in range(1 if asked.quick else asked.seeds)]
+        for one in configs:
+            rows += measured_cell(one, only_stored=asked.stored)
+        if len(configs) > 1:
+            rows += averaged_cell(configs, only_stored=asked.stored)
     command = shlex.join(["python", "-m", "benchmarks.recommender", *sys.argv[1:]])
     write_results("recommender_quick" if asked.quick else "recommender", command=command, rows=rows)
 
@@ -96,6 +101,33 @@ def measured_cell(config: PipelineConfig, *, only_stored: bool = False) -> list[
     ]
     rows += lift_rows(result, config)
     rows = [short(row) for row in rows if is_kept(row)]
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    cell.write_text(results_text(rows), encoding="utf-8")
+    return rows
+
+
+def averaged_cell(configs: Sequence[PipelineConfig], *, only_stored: bool = False) -> list[dict[str, object]]:
+    """Figures and gains of all seeds of a data set, averaged per user before anything else; baselines draw no lots."""
+    config = configs[0]
+    digest = reuse_digest(config.model_copy(update={"storage_root": ""}), str([one.seed for one in configs]), code=CODE)
+    cell = CELLS / f"{config.name}-{len(configs)}-seeds-{digest}.json"
+    if cell.exists():
+        return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
+    if only_stored:
+        return []
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import averaged_over_seeds, train_and_measure
+
+    references = [train_and_measure(one) for one in configs]  # each finds what its cell was made from
+    result = averaged_over_seeds(config, references)
+    about = {"seed": None, "seeds": len(configs)}
+    rows = [{**row.model_dump(), **about} for row in result.rows if row.model == OURS and row.metric in OF_OTHERS]
+    rows += [
+        {**one.model_dump(), "dataset": config.name, "metric": f"gain of {one.metric}", "origin": "all", **about}
+        for one in result.comparisons
+        if one.metric == result.main_metric
+    ]
+    rows = [short(row) for row in rows]
     cell.parent.mkdir(parents=True, exist_ok=True)
     cell.write_text(results_text(rows), encoding="utf-8")
     return rows

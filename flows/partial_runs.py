@@ -4,9 +4,10 @@ from prefect import flow
 
 from contracts.artifacts import Bundles, EvaluationRef, FeatureTables, IngestReport, ValidationReport
 from contracts.config import PipelineConfig
+from evaluation.results import EvaluationResult
 from flows.first_steps import checked_data, feature_tables, fine_tuning_inputs
 from tasks.compress import compress
-from tasks.evaluate import evaluate, evaluate_registered
+from tasks.evaluate import average_over_seeds, evaluate, evaluate_registered
 from tasks.fine_tune import fine_tune
 from tasks.negative_control import keep_negative_control, without_seasons
 from tasks.store import Store, store_of
@@ -59,6 +60,13 @@ def train_and_measure(config: PipelineConfig, head_seed: int | None = None) -> E
     """The path up to the evaluation, without registry: for benchmarks and experiments. `head_seed`: another seed for the head than for what comes before it."""
     store = store_of(config)
     return _measured(config, checked_data(config, store)[1], store, head_seed)
+
+
+@flow(name="average-over-seeds")
+def averaged_over_seeds(config: PipelineConfig, evaluations: list[EvaluationRef]) -> EvaluationResult:
+    """Several seeds of `train-and-measure` as one result: for benchmarks."""
+    _, validated = checked_data(config, store_of(config))
+    return average_over_seeds(evaluations, validated, config.evaluation, config.fine_tuning.target_events, name=config.name, seed=config.seed)
 
 
 @flow(name="negative-control")

@@ -34,6 +34,7 @@ from lightning_modules.head import Head, build_head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import DAYS_FOR_YEAR, ENCODER, open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
+from lightning_modules.starting_weights import Weights, find_weights
 from lightning_modules.taste import Taste
 from lightning_modules.trainers import Checkpoints, ProgressLines, build_optimizer, build_trainer, checkpoint_to_resume, process_rank, say
 from lightning_modules.warm_start import ADAPTATION, HEAD, WEIGHTS, read_weights, save_weights
@@ -125,7 +126,8 @@ class FineTuning(lightning.LightningModule):
         sample = self.samples[batch.sample]
         queries = self.adaptation.queries(sample, batch.users) if self.adaptation else None
         parts = [list_loss(ranked) for ranked in rank_lists(self.head, self.job, sample, batch.users, seed=batch.seed, queries=queries)]
-        total = self.job.anchor * sum((value - start).square().sum() for value, start in zip(self.head.anchored(), self.start, strict=True))
+        pull = torch.tensor([self.job.anchor, self.job.anchor_discover])
+        total = sum(((value - start).square().sum(1) * pull).sum() for value, start in zip(self.head.anchored(), self.start, strict=True))
         total = total + 0.0 * sum(parameter.sum() for parameter in self.parameters())
         for loss, weight in parts:
             share = weight if self.trainer.world_size == 1 else self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
@@ -480,7 +482,7 @@ def _fit(
     walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
     histories = samples[0].histories
     adaptation = _new_adaptation(job, histories.taste) if histories else None
-    head = _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1])) if job.start else _new_head(job, samples, unused)
+    head = _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1])) if job.start else _new_head(job, samples, users, unused)
     module = FineTuning(head, job, samples, label, adaptation, share)
     check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
@@ -553,25 +555,31 @@ def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
     return head
 
 
-def _new_head(job: FineTuneJob, samples: list[SampleData], unused: tuple[str, ...]) -> Head:
+def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarray], unused: tuple[str, ...]) -> Head:
     chosen = samples[:: max(len(samples) // 6, 1)]
-    weights = [
-        [ENCODER_WEIGHT[name]] * bool(samples[0].queries.shape[1])
-        + [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
+    has_encoder = bool(samples[0].queries.shape[1])
+    weights = {
+        name: [ENCODER_WEIGHT[name]] * has_encoder + [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
         for name in ("again", "discover")
-    ]
+    }
+    prior = dict(job.season_prior)
+    if job.search_start and "discover" in job.lists:
+        start = Weights(tuple(weights["discover"]), {name: both[1] for name, both in prior.items() if name in job.season_inputs})
+        found = find_weights(samples, users, start, job.season_inputs, has_encoder=has_encoder, seed=job.seed)
+        weights["discover"] = list(found.taste)
+        prior |= {name: (prior[name][0], weight) for name, weight in found.season.items()}
     return build_head(
         season_inputs=job.season_inputs,
         habit_inputs=job.habit_inputs,
         unused_inputs=unused,
-        season_prior=job.season_prior,
+        season_prior=prior,
         habit_prior=job.habit_prior,
         habit_bias=job.habit_bias,
         season_width=job.season_width,
         habit_width=job.habit_width,
         season_statistics=_statistics([sample.season[torch.searchsorted(sample.items, sample.pool)] for sample in chosen]),
         habit_statistics=_statistics([_habit_rows(sample, seed=number) for number, sample in enumerate(chosen)]),
-        taste_weights=torch.tensor(weights),
+        taste_weights=torch.tensor([weights["again"], weights["discover"]]),
         leave_out=job.leave_out,
     )
 

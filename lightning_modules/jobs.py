@@ -153,7 +153,7 @@ class FineTuneJob(Job):
     ] = {
         "trend_lift_4w": (1.0, 1.0),
         "season_index": (0.4, 0.4),
-        "trend_log_new_buyers_4w": (0.0, 0.4),
+        "trend_log_new_buyers_4w": (0.0, 0.1),
     }
     habit_prior: Annotated[dict[str, float], Field(description="Starting weight of habit inputs; the others start at 0; season inputs may be named too.")] = {
         "habit_log_decayed_90d": 1.0,
@@ -179,7 +179,11 @@ class FineTuneJob(Job):
     epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
-    anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start, squared distance.")] = 0.3
+    anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start in the list again, squared distance.")] = 0.3
+    anchor_discover: Annotated[
+        float, Field(ge=0, description="The same pull for the list discover, whose few weights of a start carry over better than what a network learns.")
+    ] = 100.0
+    search_start: Annotated[bool, Field(description="Weights discover starts from are found by NDCG@10 of the sampled cut-offs; off: fixed ones.")] = True
     label_share: Annotated[float, Field(gt=0, le=1, description="Share of the log's users whose targets are learned from, the same ones in every sample.")] = (
         1.0
     )

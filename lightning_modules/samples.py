@@ -91,6 +91,7 @@ class SampleData:
     """
 
     name: str
+    lead_days: int
     window_end: date
     items: Tensor
     season: Tensor
@@ -227,6 +228,7 @@ def sample_data(job: FineTuneJob, log: EventLog, known: Known, tables: SampleTab
         )
     return SampleData(
         name=f"{sample.cutoff} + {sample.lead_days}",
+        lead_days=sample.lead_days,
         window_end=date.fromordinal(sample.cutoff.toordinal() + sample.lead_days + job.horizon_days),
         items=torch.from_numpy(known_items),
         season=torch.from_numpy(tables.season.select(pl.col(job.season_inputs).cast(pl.Float32)).to_numpy(order="c")),

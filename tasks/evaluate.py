@@ -1,6 +1,6 @@
 """Step `evaluate`: the protocol - origins, leads, two lists, slices, intervals; baselines and the champion beside the recommender."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -186,6 +186,19 @@ def _against_champion(
         parts += [table.with_columns(pl.lit(origin).alias(c.CUTOFF)) for table in tables]
     mine = ours.filter(pl.col(c.CUTOFF).is_in(list(fair)))
     return measured({OURS: mine, name: pl.concat(parts)}, config.model_copy(update={"origins": tuple(fair), "season_lift": False}), name)
+
+
+def average_over_seeds(
+    references: Sequence[EvaluationRef], validated: ValidationReport, config: EvaluationConfig, target_events: tuple[str, ...], *, name: str, seed: int
+) -> EvaluationResult:
+    """Evaluations of one model trained with several seeds as one: figures of a user are averaged over the seeds before intervals are taken."""
+    tables = [read_table(reference.rankings).collect() for reference in references if reference.rankings]
+    asked = tables[0].select(c.CUTOFF, lead=(pl.col(c.REQUEST_DATE) - pl.col(c.CUTOFF)).dt.total_days()).unique().sort(c.CUTOFF, "lead")
+    windows = {origin: tuple(part["lead"]) for (origin,), part in asked.partition_by(c.CUTOFF, as_dict=True, maintain_order=True).items()}
+    interactions = read_table(validated.accepted)
+    others = _baselines(interactions, windows, config, target_events, lambda share, text="": None)
+    settings = config.model_copy(update={"season_lift": False, "slices": False, "tune_until": None})
+    return evaluate_rankings({OURS: tables, **others}, interactions, settings, model=OURS, dataset=name, target_events=target_events, seed=seed)
 
 
 def read_evaluation(path: str) -> EvaluationResult:

@@ -145,7 +145,11 @@ class FineTuningConfig(Section):
     epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2
     max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
     batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96
-    anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start, squared distance.")] = 0.3
+    anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start in the list again, squared distance.")] = 0.3
+    anchor_discover: Annotated[
+        float, Field(ge=0, description="The same pull for the list discover, whose few weights of a start carry over better than what a network learns.")
+    ] = 100.0
+    search_start: Annotated[bool, Field(description="Weights discover starts from are found by NDCG@10 of the sampled cut-offs; off: fixed ones.")] = True
     num_candidates: Annotated[
         int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")
     ] = 4_096

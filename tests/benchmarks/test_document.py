@@ -41,10 +41,18 @@ def test_a_gain_over_the_best_other_stands_beside_its_goal() -> None:
     given = {"dataset": "complete_journey"}
     rows = [gain("ease", 0.5), gain("habit_90d", 0.03), gain("habit_90d", 0.06, seed=1), gain("ease", 0.5, seed=1), gain("ease", 0.05, lead_days=28)]
     text = recommender({"rows": [{**one, **given} for one in rows]})
-    assert "| complete_journey | again | 0 | habit_90d | +3.0 [+1.0, +5.0]; +6.0 [+4.0, +8.0] | +4 %, reached |" in text
-    assert "| complete_journey | again | 28 | ease | +5.0 [+3.0, +7.0] | +4 %, reached |" in text
+    assert "| complete_journey | again | 0 | habit_90d |  | +3.0 [+1.0, +5.0]; +6.0 [+4.0, +8.0] | +4 %, reached |" in text
+    assert "| complete_journey | again | 28 | ease |  | +5.0 [+3.0, +7.0] | +4 %, reached |" in text
     assert "+4 %, **not reached** |" in recommender({"rows": [{**gain("ease", 0.05), "relative_low": -0.01, **given}]})
     assert "+4 %, **not reached** |" in recommender({"rows": [{**gain("ease", 0.03), **given}]})
+
+
+def test_seeds_averaged_per_user_decide_where_they_were_measured() -> None:
+    given = {"dataset": "complete_journey"}
+    rows = [{**gain("ease", value, seed=seed), **given} for seed, value in enumerate((0.01, 0.06))]
+    averaged = {**gain("ease", 0.05), **given, "seed": None, "seeds": 2}
+    assert "| ease | +5.0 [+3.0, +7.0] | +1.0 [-1.0, +3.0]; +6.0 [+4.0, +8.0] | +4 %, reached |" in recommender({"rows": [*rows, averaged]})
+    assert "+4 %, **not reached** |" in recommender({"rows": [*rows, averaged | {"relative_low": -0.01}]})
 
 
 def test_a_cell_of_the_ablation_stands_beside_what_all_components_gain() -> None:

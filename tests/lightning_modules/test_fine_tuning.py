@@ -40,7 +40,7 @@ def all_samples(job: FineTuneJob, log: EventLog, terms: Path) -> list[SampleData
 
 
 def new_head(job: FineTuneJob, sample: SampleData) -> Head:
-    head = fine_tuning._new_head(job, [sample], ())
+    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], ())
     torch.manual_seed(0)
     for network in (head.season, head.habit):
         torch.nn.init.normal_(network.outer.weight, std=0.3)
@@ -206,8 +206,8 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
     origin = job.origins[0]
     log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
     samples = all_samples(job, log, tmp_path / "terms")
-    _, newest, held_out = fine_tuning._split(samples, seed=job.seed)
-    before = measure(fine_tuning._new_head(job, samples, fine_tuning.CALENDAR_INPUTS), job, newest, held_out)
+    users, newest, held_out = fine_tuning._split(samples, seed=job.seed)
+    before = measure(fine_tuning._new_head(job, samples, users, fine_tuning.CALENDAR_INPUTS), job, newest, held_out)
     after = measure(heads[0], job, newest, held_out)
     assert after["again"] == pytest.approx(result.metrics[f"held_out_ndcg_again_{origin}"])
     assert sum(math.log(value + 1e-6) for value in after.values()) > sum(math.log(value + 1e-6) for value in before.values())

@@ -1,0 +1,122 @@
+"""Where the list `discover` begins: its few strongest weights, found by NDCG@10 of the sampled cut-offs.
+
+A network fitted on a dozen cut-offs learns these cut-offs by heart: on Online Retail II a head trained from weights that suit another shop ranked what
+is new to a user worse than it had begun. Half a dozen weights (one for each term of taste, trend, season index, first-time buyers) carry over better,
+and can be found by the measure itself, one at a time. Training then starts there and is held there (`fine_tuning.anchor_discover`).
+
+Letters: B users of a sample, P items of its pool, K terms of taste, W searched season inputs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.samples import SampleData
+
+TOP = 10
+USERS_OF_SAMPLE = 64
+LEAST_GAIN = 0.002  # relative; below it a step is noise
+ROUNDS = 3
+TASTE_STEPS = (0.15, -0.15)
+ENCODER_STEPS = (0.05, 0.2, -0.05)
+SEASON_STEPS = {"trend_lift_4w": (0.2, -0.2), "season_index": (0.2, -0.2), "trend_log_new_buyers_4w": (0.1, -0.1)}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of `discover`: of the terms of taste [K], and of season inputs by name."""
+
+    taste: tuple[float, ...]
+    season: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What some users of one sample wanted of what was new to them.
+
+    taste [B, P, K] half precision; season [P, W]; is_seen, is_target [B, P]; ideal [B] the best possible sum of gains
+    """
+
+    lead_days: int
+    taste: Tensor
+    season: Tensor
+    is_seen: Tensor
+    is_target: Tensor
+    ideal: Tensor
+
+    def ndcg(self, taste: Tensor, season: Tensor) -> float:
+        """Mean NDCG@10 with these weights [K] and [W]."""
+        scores = (self.taste.float() @ taste + self.season @ season).masked_fill(self.is_seen, -math.inf)
+        best = scores.topk(min(TOP, scores.shape[1]), 1).indices
+        gains = self.is_target.gather(1, best) / torch.log2(torch.arange(2.0, best.shape[1] + 2))
+        return float((gains.sum(1) / self.ideal).mean())
+
+
+def find_weights(
+    samples: Sequence[SampleData], users: Sequence[np.ndarray], start: Weights, season_inputs: Sequence[str], *, has_encoder: bool, seed: int
+) -> Weights:
+    """The best weights on the way uphill from `start`, one changed at a time; the mean over leads of the mean over cut-offs decides.
+
+    `users`: those of each sample that are looked at, so that users held out stay unseen.
+    """
+    asked = (question_of(sample, rows, list(start.season), season_inputs, seed) for sample, rows in zip(samples, users, strict=True))
+    questions = [question for question in asked if question is not None]
+    if not questions:
+        return start
+    steps = {**{f"taste_{number}": TASTE_STEPS for number in range(len(start.taste))}, **SEASON_STEPS}
+    if has_encoder:
+        steps["taste_0"] = ENCODER_STEPS
+    values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season}
+    best = _figure(questions, values, start)
+    for _ in range(ROUNDS):
+        before = best
+        for name, step in [(name, step) for name in values for step in steps.get(name, ())]:
+            while (tried := values | {name: values[name] + step}) and (tried[name] >= 0 or name in start.season):
+                figure = _figure(questions, tried, start)
+                if figure <= best * (1 + LEAST_GAIN):
+                    break
+                values, best = tried, figure
+        if best == before:
+            break
+    return Weights(tuple(values[f"taste_{number}"] for number in range(len(start.taste))), {name: values[name] for name in start.season})
+
+
+def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], seed: int) -> Question | None:
+    """The question of a sample, of at most `USERS_OF_SAMPLE` users drawn by seed `among` some; None where none of them wanted anything new."""
+    wanted = sample.is_target & ~sample.is_seen
+    rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets[1:] - sample.offsets[:-1])
+    counts = torch.bincount(rows[wanted], minlength=sample.num_users)
+    asked = among[counts.numpy()[among] > 0]
+    if not len(asked):
+        return None
+    users = torch.from_numpy(np.sort(np.random.default_rng([seed, len(asked)]).permutation(asked)[:USERS_OF_SAMPLE]))
+    place_of_user = torch.full((sample.num_users,), -1).index_copy(0, users, torch.arange(len(users)))
+    place = torch.searchsorted(sample.pool, sample.pair_items).clamp(max=len(sample.pool) - 1)
+    is_inside = (sample.pool[place] == sample.pair_items) & (place_of_user[rows] >= 0)
+    user, item = place_of_user[rows[is_inside]], place[is_inside]
+    is_seen, is_target = (torch.zeros(len(users), len(sample.pool), dtype=torch.bool) for _ in range(2))
+    is_seen[user, item], is_target[user, item] = sample.is_seen[is_inside], wanted[is_inside]
+    columns = [list(season_inputs).index(name) for name in searched]
+    ideal = (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)
+    return Question(
+        lead_days=sample.lead_days,
+        taste=sample.pool_taste(users).half(),
+        season=sample.season[torch.searchsorted(sample.items, sample.pool)][:, columns],
+        is_seen=is_seen,
+        is_target=is_target,
+        ideal=ideal[counts[users].clamp(max=TOP) - 1],
+    )
+
+
+def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:
+    """Mean over leads of the mean over cut-offs."""
+    taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
+    season = torch.tensor([values[name] for name in start.season])
+    by_lead: dict[int, list[float]] = {}
+    for question in questions:
+        by_lead.setdefault(question.lead_days, []).append(question.ndcg(taste, season))
+    return float(np.mean([np.mean(found) for found in by_lead.values()]))

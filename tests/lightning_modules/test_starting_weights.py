@@ -1,0 +1,108 @@
+"""Weights that `discover` starts from: the measure is NDCG@10 by hand, the search goes uphill, sees no held-out user, and is where a head begins."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules import fine_tuning
+from lightning_modules.fine_tuning import ndcg
+from lightning_modules.head import Head
+from lightning_modules.jobs import FineTuneJob
+from lightning_modules.pretraining import open_log
+from lightning_modules.samples import SampleData
+from lightning_modules.starting_weights import LEAST_GAIN, Question, Weights, find_weights, question_of
+
+SEARCHED = ("trend_lift_4w", "season_last_year_lift")
+
+
+@pytest.fixture
+def samples(fine_tune_job: FineTuneJob, tmp_path: Path) -> list[SampleData]:
+    log = open_log(fine_tune_job.events, tmp_path, fine_tune_job.event_type_codes(), fine_tune_job.num_items)
+    cutoffs = sorted({one.cutoff for one in fine_tune_job.samples})
+    return [sample for cutoff in cutoffs for sample in fine_tuning._at_cutoff(fine_tune_job, log, cutoff, tmp_path / "terms")[1]]
+
+
+def everybody(samples: list[SampleData]) -> list[np.ndarray]:
+    return [np.arange(sample.num_users) for sample in samples]
+
+
+def question(season: list[float], *, seen: list[int], wanted: list[int]) -> Question:
+    """One user, one term of taste that says nothing, one season input."""
+    places = torch.arange(len(season))
+    return Question(
+        lead_days=0,
+        taste=torch.zeros(1, len(season), 1).half(),
+        season=torch.tensor(season)[:, None],
+        is_seen=torch.isin(places, torch.tensor(seen))[None],
+        is_target=torch.isin(places, torch.tensor(wanted))[None],
+        ideal=torch.tensor([sum(1 / math.log2(place + 2) for place in range(len(wanted)))]),
+    )
+
+
+def test_ndcg_of_a_question_leaves_out_what_the_user_has_had() -> None:
+    asked = question([5.0, 4.0, 3.0, 2.0], seen=[0], wanted=[2, 3])
+    by_hand = (1 / math.log2(3) + 1 / math.log2(4)) / (1 + 1 / math.log2(3))  # ranks 2 and 3 of the three left
+    assert asked.ndcg(torch.zeros(1), torch.ones(1)) == pytest.approx(by_hand)
+    assert asked.ndcg(torch.zeros(1), -torch.ones(1)) == pytest.approx(1.0)
+
+
+def test_a_question_is_what_the_head_measures(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
+    """The same weights give the same NDCG@10 by the network that serves: no second meaning of a weight."""
+    sample, everyone = samples[0], np.arange(samples[0].num_users)
+    head: Head = fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": False}), samples, everybody(samples), ())
+    asked = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, seed=0)
+    assert asked is not None
+    prior = [head.season.linear.weight[1, fine_tune_job.season_inputs.index(name)].item() for name in SEARCHED]
+    assert prior[0] == 1.0
+    values = ndcg(head, fine_tune_job, sample, everyone)["discover"]
+    found = asked.ndcg(head.taste_weights()[1].detach(), torch.tensor(prior))
+    assert found == pytest.approx(np.nanmean(values), abs=5e-3)  # half precision may turn a near tie
+
+
+def test_the_search_ends_no_lower_than_it_begins(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
+    start = Weights((0.0, 0.5, 0.5)[-_terms(samples) :], {"trend_lift_4w": -1.0, "season_last_year_lift": 0.0})
+    asked = [question_of(sample, np.arange(sample.num_users), SEARCHED, fine_tune_job.season_inputs, 0) for sample in samples]
+
+    def figure(weights: Weights) -> float:
+        by_lead: dict[int, list[float]] = {}
+        for one in asked:
+            if one is not None:
+                by_lead.setdefault(one.lead_days, []).append(one.ndcg(torch.tensor(weights.taste), torch.tensor(list(weights.season.values()))))
+        return float(np.mean([np.mean(values) for values in by_lead.values()]))
+
+    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=_terms(samples) > 2, seed=0)
+    assert figure(found) > figure(start) * (1 + LEAST_GAIN)
+    assert found == find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=_terms(samples) > 2, seed=0)
+    assert min(found.taste) >= 0
+
+
+def test_the_search_sees_no_user_held_out(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
+    few = [np.arange(1, sample.num_users, 2) for sample in samples]
+    start = Weights((0.5,) * _terms(samples), {"trend_lift_4w": 1.0})
+    whole = find_weights(samples, few, start, fine_tune_job.season_inputs, has_encoder=False, seed=0)
+    for sample in samples:  # whoever is held out now wants other things
+        rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets[1:] - sample.offsets[:-1])
+        is_held_out = rows % 2 == 0
+        sample.is_target[is_held_out] = ~sample.is_target[is_held_out]
+    assert find_weights(samples, few, start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == whole
+    nobody = [np.zeros(0, np.int64) for _ in samples]
+    assert find_weights(samples, nobody, start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == start
+
+
+def test_a_new_head_begins_at_the_weights_found(samples: list[SampleData], fine_tune_job: FineTuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Weights(tuple(0.1 * (number + 1) for number in range(_terms(samples))), {"trend_lift_4w": 0.7})
+    monkeypatch.setattr(fine_tuning, "find_weights", lambda *given, **more: found)
+    fixed, searched = (
+        fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": search}), samples, everybody(samples), ()) for search in (False, True)
+    )
+    assert searched.taste_weights()[1].tolist() == pytest.approx(list(found.taste), abs=1e-5)
+    assert searched.season.linear.weight[1, fine_tune_job.season_inputs.index("trend_lift_4w")].item() == pytest.approx(0.7)
+    assert torch.equal(searched.taste_weights()[0], fixed.taste_weights()[0])  # again begins where it did
+    assert torch.equal(searched.season.linear.weight[0], fixed.season.linear.weight[0])
+
+
+def _terms(samples: list[SampleData]) -> int:
+    return samples[0].pair_taste.shape[1]
