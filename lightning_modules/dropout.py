@@ -14,8 +14,8 @@ def dropout(x: Tensor, share: float, is_training: bool) -> Tensor:
     """Zero a `share` of the values at random in training and scale the others so that the mean stays; any shape.
 
     On a CPU PyTorch draws a float for each value, an eighth of a training step of a small encoder; here a value takes 16 random bits, and `share` is
-    taken to the nearest 1 / 65,536; the result is in single precision, in which a CPU adds faster. Elsewhere it is PyTorch's own. The bits are those of SFC64, twice as fast as PyTorch's generator, which gives its
-    seed: one seed fixes all. Source: Srivastava et al. 2014, "Dropout".
+    taken to the nearest 1 / 65,536; the result is in single precision, in which a CPU adds faster. Elsewhere it is PyTorch's own. The bits are those of
+    SFC64, twice as fast as PyTorch's generator, which gives its seed: one seed fixes all. Source: Srivastava et al. 2014, "Dropout".
     """
     if not is_training or share == 0.0:
         return x

@@ -1,10 +1,9 @@
-"""A GPT block in training on a CPU with bf16: some histories at a time through the whole block, so that what lies between is still in the cache.
+"""A GPT block in training on a CPU with bf16, forward and backward written out: no graph of operations, fewer casts, dropout by masks of bits.
 
-Operation by operation a block of 6,400 events x 64 writes and reads 1.6 MB some sixty times, and a value that has left the cache costs five times as
-much. Here `NUM_PIECES` pieces go through at once, forward and backward, written out, without a graph of operations. The numbers are those of
-`gpt.Block` under autocast: matrices in bf16, norms, softmax and sums in single precision.
+The numbers are those of `gpt.Block` under autocast: matrices in bf16; norms, softmax and sums in single precision. All batches of about as many events
+have the same shapes (`layouts.Grid`).
 
-Letters: R rows of T steps (`layouts.Grid`), r rows of a piece, D width, H heads.
+Letters: R rows of T steps, D width, H heads.
 """
 
 from typing import Any, NamedTuple
@@ -16,8 +15,6 @@ from torch.nn import functional
 from lightning_modules.attention import attend, gradient_of_attend
 from lightning_modules.dropout import random_numbers, scale_of, threshold_of
 
-NUM_PIECES = 1
-KEPT_OF_A_PIECE = 14
 EPSILON = 1e-5  # of nn.LayerNorm
 
 
@@ -56,30 +53,21 @@ class _HalfBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, num_heads: int, share: float, *weights: Tensor) -> Tensor:
         halves = Weights(*weights).halved()
-        pieces = [_forward(*piece, halves, num_heads, share) for piece in zip(*_cut(x, mask), strict=True)]
-        ctx.save_for_backward(x, *halves, *(tensor for _, kept in pieces for tensor in kept))
+        out, kept = _forward(x, mask, halves, num_heads, share)
+        ctx.save_for_backward(x, *halves, *kept)
         ctx.num_heads, ctx.share = num_heads, share
-        return torch.cat([out for out, _ in pieces])
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         x, *saved = ctx.saved_tensors
-        halves, kept = Weights(*saved[: len(Weights._fields)]), saved[len(Weights._fields) :]
-        of_weights = Weights(*(torch.zeros_like(weight, dtype=torch.float32) for weight in halves))
-        of_x = [
-            _backward(*piece, halves, kept[number * KEPT_OF_A_PIECE : (number + 1) * KEPT_OF_A_PIECE], of_weights, ctx.num_heads, ctx.share)
-            for number, piece in enumerate(zip(*_cut(gradients[0], x), strict=True))
-        ]
-        return torch.cat(of_x), None, None, None, *of_weights
-
-
-def _cut(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Each of the tensors [R, ...] in pieces of as many rows, but for the last."""
-    return [tensor.split(-(-len(tensor) // NUM_PIECES)) for tensor in tensors]
+        number = len(Weights._fields)
+        of_x, of_weights = _backward(gradients[0], x, Weights(*saved[:number]), saved[number:], ctx.num_heads, ctx.share)
+        return of_x, None, None, None, *of_weights
 
 
 def _forward(x: Tensor, mask: Tensor, weights: Weights, num_heads: int, share: float) -> tuple[Tensor, list[Tensor]]:
-    """The block's output for a piece [r, T, D], and the `KEPT_OF_A_PIECE` tensors its gradient needs."""
+    """The block's output [R, T, D] and what its gradient needs."""
     shape, width = x.shape, x.shape[2]
     x = x.flatten(0, 1)
     stays = random_numbers(2, *x.shape).ge_(threshold_of(share)).neg_()  # all bits set where a value stays
@@ -96,22 +84,21 @@ def _forward(x: Tensor, mask: Tensor, weights: Weights, num_heads: int, share: f
     return out.view(shape), [stays, normed_1, mean_1, rate_1, *attention, mixed, middle, normed_2, mean_2, rate_2, hidden]
 
 
-def _backward(of_out: Tensor, x: Tensor, weights: Weights, kept: list[Tensor], of_weights: Weights, num_heads: int, share: float) -> Tensor:
-    """Gradient of x [r, T, D] from that of the output; those of the weights are added to `of_weights`."""
+def _backward(of_out: Tensor, x: Tensor, weights: Weights, kept: list[Tensor], num_heads: int, share: float) -> tuple[Tensor, Weights]:
+    """Gradients of x [R, T, D] and of the weights from that of the output."""
     stays, normed_1, mean_1, rate_1, queries, keys, values, attention, mixed, middle, normed_2, mean_2, rate_2, hidden = kept
     shape = x.shape
     of_out, x = of_out.flatten(0, 1), x.flatten(0, 1)
     of_down = _masked(of_out, stays[1], share)
-    of_weights.down.add_(of_down.T @ functional.gelu(hidden))
-    of_weights.down_bias.add_(_sum(of_down))
     of_hidden = torch.ops.aten.gelu_backward(of_down @ weights.down, hidden)
-    of_middle = _through_norm(of_hidden, normed_2, middle, mean_2, rate_2, weights[6:9], of_weights[6:10]).add_(of_out)
+    of_middle, *of_second = _through_norm(of_hidden, normed_2, middle, mean_2, rate_2, weights.norm_2, weights.shift_2, weights.up)
+    of_middle.add_(of_out)
     of_output = _masked(of_middle, stays[0], share)
-    of_weights.output.add_(of_output.T @ mixed)
-    of_weights.output_bias.add_(_sum(of_output))
     of_mixed = (of_output @ weights.output).view(shape[0], shape[1], num_heads, -1)
-    of_stacked = gradient_of_attend(of_mixed, (queries, keys, values, attention)).view(len(x), -1)
-    return _through_norm(of_stacked, normed_1, x, mean_1, rate_1, weights[:3], of_weights[:4]).add_(of_middle).view(shape)
+    of_inputs = gradient_of_attend(of_mixed, (queries, keys, values, attention)).view(len(x), -1)
+    of_x, *of_first = _through_norm(of_inputs, normed_1, x, mean_1, rate_1, weights.norm_1, weights.shift_1, weights.inputs)
+    of_weights = Weights(*of_first, *_of_linear(of_output, mixed), *of_second, *_of_linear(of_down, functional.gelu(hidden)))
+    return of_x.add_(of_middle).view(shape), of_weights
 
 
 def _add(x: Tensor, change: Tensor, mask: Tensor, share: float) -> Tensor:
@@ -127,21 +114,15 @@ def _masked(gradient: Tensor, mask: Tensor, share: float) -> Tensor:
     return found
 
 
-def _sum(x: Tensor) -> Tensor:
-    """Sum over the rows of x [n, D] in bf16: as a product, which adds up in single precision and makes no copy."""
-    return (x.new_ones(1, len(x)) @ x)[0]
+def _of_linear(of_output: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a linear layer's matrix and bias. The bias's is a product as well: it adds up in single precision and copies nothing."""
+    return (of_output.T @ inputs).float(), (of_output.new_ones(1, len(of_output)) @ of_output)[0].float()
 
 
 def _through_norm(
-    of_linear: Tensor, normed: Tensor, x: Tensor, mean: Tensor, rate: Tensor, weights: tuple[Tensor, ...], of_weights: tuple[Tensor, ...]
-) -> Tensor:
-    """Gradient of x where a norm and a linear layer follow, from that of the layer's output; weights: norm, shift, matrix; theirs: bias as well."""
-    norm, shift, matrix = weights
-    of_norm, of_shift, of_matrix, of_bias = of_weights
-    of_matrix.add_(of_linear.T @ normed)
-    of_bias.add_(_sum(of_linear))
-    of_normed = (of_linear @ matrix).float()
-    of_x, by_norm, by_shift = torch.ops.aten.native_layer_norm_backward(of_normed, x, [x.shape[1]], mean, rate, norm, shift, [True, True, True])
-    of_norm.add_(by_norm)
-    of_shift.add_(by_shift)
-    return of_x  # type: ignore[no-any-return]
+    of_output: Tensor, normed: Tensor, x: Tensor, mean: Tensor, rate: Tensor, norm: Tensor, shift: Tensor, matrix: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where x goes through a norm and a linear layer: gradients of x, norm, shift, matrix and bias from that of the layer's output."""
+    of_normed = (of_output @ matrix).float()
+    of_x, of_norm, of_shift = torch.ops.aten.native_layer_norm_backward(of_normed, x, [x.shape[1]], mean, rate, norm, shift, [True, True, True])
+    return of_x, of_norm, of_shift, *_of_linear(of_output, normed)

@@ -98,8 +98,9 @@ class Objective(nn.Module):
 
 
 def _filled(batch: Batch) -> Batch:
-    """The batch with targets of no weight up to a multiple of `TARGETS_IN_A_STEP`: a matrix product of a shape a CPU has not met before takes a multiple
-    of its time.
+    """The batch with targets of no weight up to a multiple of `TARGETS_IN_A_STEP`.
+
+    A matrix product of a shape a CPU has not met before takes a multiple of its time.
     """
     number = len(batch.targets)
     missing = -number % TARGETS_IN_A_STEP if number else 0
