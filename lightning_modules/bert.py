@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lightning_modules.dropout import dropout
 from lightning_modules.layouts import Layout
+from lightning_modules.lookups import rows_of
 
 
 class BidirectionalBlock(nn.Module):
@@ -23,8 +24,7 @@ class BidirectionalBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """From x [..., D] to [..., D]."""
-        queries, keys, values = self.inputs(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        mixed = layout.attend(queries, keys, values, is_causal=False)
+        mixed = layout.attend(self.inputs(x).unflatten(-1, (3, self.num_heads, -1)), is_causal=False)
         x = self.norm_1(x + dropout(self.output(mixed.flatten(-2)), self.dropout, self.training))
         hidden = self.down(functional.gelu(self.up(x)))
         return self.norm_2(x + dropout(hidden, self.dropout, self.training))
@@ -44,7 +44,7 @@ class BERT(nn.Module):
 
     def forward(self, x: Tensor, steps: Tensor, days: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each event, which has seen the whole history: x [..., D] -> [..., D]."""
-        x = self.norm(x + self.positions(steps))
+        x = self.norm(x + rows_of(self.positions.weight, steps))
         for block in self.blocks:
             x = block(x, layout)
         return x

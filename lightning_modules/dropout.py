@@ -1,5 +1,8 @@
 """Dropout that costs little on a CPU."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -10,16 +13,30 @@ LEVELS = 2**16
 def dropout(x: Tensor, share: float, is_training: bool) -> Tensor:
     """Zero a `share` of the values at random in training and scale the others so that the mean stays; any shape.
 
-    On a CPU PyTorch draws a float for each value, an eighth of a training step of a small encoder; here a value takes 16 random bits, a fifth of
-    that time, and `share` is taken to the nearest 1 / 65,536. Elsewhere it is PyTorch's own. Draws come from PyTorch's generator: a seed fixes them.
-    Source: Srivastava et al. 2014, "Dropout".
+    On a CPU PyTorch draws a float for each value, an eighth of a training step of a small encoder; here a value takes 16 random bits, and `share` is
+    taken to the nearest 1 / 65,536; the result is in single precision, in which a CPU adds faster. Elsewhere it is PyTorch's own. The bits are those of
+    SFC64, twice as fast as PyTorch's generator, which gives its seed: one seed fixes all. Source: Srivastava et al. 2014, "Dropout".
     """
     if not is_training or share == 0.0:
         return x
     if x.device.type != "cpu":
         return functional.dropout(x, share)
-    zeroed = round(share * LEVELS)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    numbers = words.view(torch.int16)[: x.numel()].view(x.shape)  # even over -32,768 .. 32,767
-    kept = (numbers >= zeroed - LEVELS // 2).to(x.dtype).mul_(LEVELS / (LEVELS - zeroed))
-    return x * kept
+    kept = random_numbers(*x.shape).ge_(threshold_of(share)).float().mul_(scale_of(share))  # compared in place: into a bool it takes ten times as long
+    return x.float() * kept
+
+
+def random_numbers(*shape: int) -> Tensor:
+    """Whole numbers even over -32,768 .. 32,767, int16, on the CPU."""
+    total = math.prod(shape)
+    words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-total // 4))
+    return torch.from_numpy(words.view(np.int16)[:total]).view(shape)
+
+
+def threshold_of(share: float) -> int:
+    """Smallest of the `random_numbers` whose value stays."""
+    return round(share * LEVELS) - LEVELS // 2
+
+
+def scale_of(share: float) -> float:
+    """What the values that stay are multiplied by."""
+    return LEVELS / (LEVELS - round(share * LEVELS))

@@ -5,11 +5,15 @@ weights (a test keeps it so). Source: Radford et al. 2019, "Language models are 
 SASRec, arXiv 1808.09781.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.attention import LONGEST
 from lightning_modules.dropout import dropout
-from lightning_modules.layouts import Layout
+from lightning_modules.half_block import Weights, half_block, is_half_on_cpu
+from lightning_modules.layouts import Grid, Layout, Packed
+from lightning_modules.lookups import rows_of
 
 
 class CausalAttention(nn.Module):
@@ -23,8 +27,8 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """From x [..., D] to [..., D]."""
-        queries, keys, values = self.inputs(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)  # each [..., H, E]
-        mixed = layout.attend(queries, keys, values, is_causal=True)
+        stacked = self.inputs(x).unflatten(-1, (3, self.num_heads, -1))  # queries, keys, values [..., 3, H, E]
+        mixed = layout.attend(stacked, is_causal=True)
         return dropout(self.output(mixed.flatten(-2)), self.dropout, self.training)
 
 
@@ -38,11 +42,17 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, feed_forward * width), nn.Linear(feed_forward * width, width)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout | Grid) -> Tensor:
         """From x [..., D] to [..., D]."""
+        if isinstance(layout, Grid):
+            return half_block(x, layout.mask, self._weights(), num_heads=self.attention.num_heads, share=self.dropout)
         x = x + self.attention(self.norm_1(x), layout)
         hidden = self.down(functional.gelu(self.up(self.norm_2(x))))
         return x + dropout(hidden, self.dropout, self.training)
+
+    def _weights(self) -> Weights:
+        layers = (self.norm_1, self.attention.inputs, self.attention.output, self.norm_2, self.up, self.down)
+        return Weights(*(weight for layer in layers for weight in (layer.weight, layer.bias)))
 
 
 class GPT(nn.Module):
@@ -64,7 +74,16 @@ class GPT(nn.Module):
         steps   [...]      place of each event in its history, from 0
         days    [...]      day of each event (unused: the calendar is in x)
         """
-        x = x + self.positions(steps)
+        x = x + rows_of(self.positions.weight, steps)
+        if self.training and torch.is_grad_enabled() and is_half_on_cpu(x) and isinstance(layout, Packed) and layout.longest <= LONGEST:
+            return self.norm(self._in_rows(x, layout.grid))
         for block in self.blocks:
             x = block(x, layout)
         return self.norm(x)
+
+    def _in_rows(self, x: Tensor, grid: Grid) -> Tensor:
+        rows, _, steps, _ = grid.mask.shape
+        x = x.index_select(0, grid.index).view(rows, steps, -1)
+        for block in self.blocks:
+            x = block(x, grid)
+        return x.flatten(0, 1).index_select(0, grid.place)

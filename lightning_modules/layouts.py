@@ -10,6 +10,7 @@ Letters: N events, B histories, T steps, H heads, E width of a head, b histories
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -17,16 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GROUP_RATIO = 1.34
-LONGEST_AT_ONCE = 64
-FEWEST_STEPS = 1024
+from lightning_modules.attention import LONGEST, short_attention
+from lightning_modules.event_log import ranges
+
+GROUP_COST = 15_000  # what a further group costs, in pairs of steps that attention looks at for nothing
+ROWS_IN_A_STEP = 8
 
 
 class Layout(Protocol):
     """What an encoder block needs to know of a batch."""
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
-        """Scaled dot-product attention within each history; all [..., H, E]."""
+    def attend(self, stacked: Tensor, *, is_causal: bool) -> Tensor:
+        """Scaled dot-product attention within each history, from queries, keys and values [..., 3, H, E] to [..., H, E]."""
         ...
 
     def by_history(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -46,6 +49,23 @@ class Group:
     is_real: np.ndarray
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Histories of a batch end to end in R rows of T steps, the longest history's; no history is cut.
+
+    Rows are a multiple of `ROWS_IN_A_STEP`, so that most batches have the same shape: a matrix product of a shape a CPU has not met before takes a
+    multiple of its time.
+
+    index  [R T]         event at each step, 0 where there is none
+    place  [N]           step of each event
+    mask   [R, 1, T, T]  1 where a step may look at another: one of its own history, none that is later
+    """
+
+    index: Tensor
+    place: Tensor
+    mask: Tensor
+
+
 class Packed:
     """Layout of packed events. `offsets` [B+1]: where each history starts."""
 
@@ -63,17 +83,31 @@ class Packed:
         self.index = None if lies_so_already else torch.from_numpy(index).to(device)
         self.place = None if lies_so_already else torch.from_numpy(place).to(device)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
-        """Attention within each history: [N, H, E]."""
+    @cached_property
+    def grid(self) -> Grid:
+        """The batch as rows of equal length."""
+        return _grid(self.offsets)
 
-        def attention(q: Tensor, k: Tensor, v: Tensor, is_real: Tensor | None) -> Tensor:
-            q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [b, H, t, E]
+    @cached_property
+    def longest(self) -> int:
+        """Events of the longest history."""
+        return int(np.diff(self.offsets).max(initial=0))
+
+    def attend(self, stacked: Tensor, *, is_causal: bool) -> Tensor:
+        """Attention within each history: [N, 3, H, E] -> [N, H, E]."""
+
+        def attention(inputs: Tensor, is_real: Tensor | None) -> Tensor:
+            is_half_on_cpu = inputs.device.type == "cpu" and inputs.dtype == torch.bfloat16
+            if is_half_on_cpu and inputs.shape[1] <= LONGEST:
+                return short_attention(inputs, is_real, is_causal=is_causal)
             mask = None if is_causal or is_real is None else is_real[:, None, None, :]
-            if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-                return _attention_in_bf16(q, k, v, mask, is_causal=is_causal).transpose(1, 2)
-            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal).transpose(1, 2)
+            # on a CPU the fused kernel takes nine times as long in bf16 as in single precision
+            q, k, v = (inputs.float() if is_half_on_cpu else inputs).permute(2, 0, 3, 1, 4).unbind(0)  # [b, H, t, E]
+            with torch.autocast(inputs.device.type, enabled=False):
+                mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+            return mixed.transpose(1, 2).to(inputs.dtype)
 
-        return self.by_history(attention, queries, keys, values)
+        return self.by_history(attention, stacked)
 
     def by_history(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Run `function` group by group and lay the results end to end again."""
@@ -93,13 +127,11 @@ class Padded:
 
     lengths: Tensor
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, *, is_causal: bool) -> Tensor:
-        """Attention within each history: [B, T, H, E]. Steps behind the length hold rubbish; nothing real looks at them."""
-        mask = None if is_causal else self._is_real(queries)[:, None, None, :]
-        out = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, is_causal=is_causal
-        )
-        return out.transpose(1, 2)
+    def attend(self, stacked: Tensor, *, is_causal: bool) -> Tensor:
+        """Attention within each history: [B, T, 3, H, E] -> [B, T, H, E]. Steps behind the length hold rubbish; nothing real looks at them."""
+        queries, keys, values = (x.transpose(1, 2) for x in stacked.unbind(-3))
+        mask = None if is_causal else self._is_real(stacked)[:, None, None, :]
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal).transpose(1, 2)
 
     def by_history(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Apply `function` to the inputs as they are."""
@@ -110,35 +142,43 @@ class Padded:
         return steps[None, :] < self.lengths[:, None]
 
 
-def _attention_in_bf16(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-    """Attention [b, H, t, E] on a CPU whose fused kernel takes nine times as long in bf16 as in single precision.
-
-    Many short histories: two products in bf16 with the softmax between them in single precision, about half the time of the fused kernel in single
-    precision. Long ones would need t x t scores of every history at once, and a handful are not worth so many calls; both take that kernel.
-    """
-    steps = queries.shape[2]
-    if steps > LONGEST_AT_ONCE or queries.shape[0] * steps < FEWEST_STEPS:
-        with torch.autocast("cpu", enabled=False):
-            mixed = functional.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), attn_mask=mask, is_causal=is_causal)
-        return mixed.to(queries.dtype)
-    scores = (queries @ keys.transpose(2, 3)).float() * queries.shape[3] ** -0.5
-    if is_causal:
-        scores = scores + torch.full((steps, steps), -torch.inf).triu(1)
-    elif mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return torch.softmax(scores, -1).to(values.dtype) @ values
-
-
 def _similar(lengths: np.ndarray) -> list[np.ndarray]:
-    """Rows of histories, put together where the longest is at most `GROUP_RATIO` times the shortest (or both are short)."""
+    """Rows of histories of similar length: the sorted lengths are cut where that saves most of attention's padding, as long as it is worth a group."""
     order = np.argsort(lengths, kind="stable")
-    groups, start = [], 0
-    while start < len(order):
-        limit = max(lengths[order[start]] * GROUP_RATIO, 4)
-        stop = int(np.searchsorted(lengths[order], limit, side="right"))
-        groups.append(order[start:stop])
-        start = stop
+    ascending = lengths[order].astype(np.int64)
+    groups, rest = [], [slice(0, len(order))] if len(order) else []
+    while rest:
+        part = rest.pop()
+        squares = ascending[part] ** 2
+        saved = np.arange(1, len(squares)) * (squares[-1] - squares[:-1])  # pairs of steps, by a cut behind each row but the last
+        cut = int(saved.argmax()) if len(saved) else 0
+        if not len(saved) or saved[cut] < GROUP_COST:
+            groups.append(order[part])
+        else:
+            rest += [slice(part.start + cut + 1, part.stop), slice(part.start, part.start + cut + 1)]
     return groups
+
+
+def _grid(offsets: np.ndarray) -> Grid:
+    """The longest histories first, each into the first row that has room for it."""
+    lengths = np.diff(offsets)
+    steps, filled = int(lengths.max()), []
+    starts = np.empty(len(lengths), np.int64)
+    for history in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[history])
+        row = len(filled) if length == steps else next((row for row, taken in enumerate(filled) if taken + length <= steps), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        starts[history] = row * steps + filled[row]
+        filled[row] += length
+    rows = -(-len(filled) // ROWS_IN_A_STEP) * ROWS_IN_A_STEP
+    place = ranges(starts, lengths)
+    index, history_at = np.zeros(rows * steps, np.int64), np.full(rows * steps, -1, np.int32)
+    index[place] = np.arange(len(place))
+    history_at[place] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    history_at = history_at.reshape(rows, steps)
+    mask = (history_at[:, :, None] == history_at[:, None, :]) & np.tri(steps, dtype=bool)
+    return Grid(torch.from_numpy(index), torch.from_numpy(place), torch.from_numpy(mask.astype(np.float32))[:, None])
 
 
 def _group(offsets: np.ndarray, rows: np.ndarray) -> Group:

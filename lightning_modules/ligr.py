@@ -10,6 +10,7 @@ from torch.nn import functional
 from lightning_modules.dropout import dropout
 from lightning_modules.gpt import CausalAttention
 from lightning_modules.layouts import Layout
+from lightning_modules.lookups import rows_of
 
 
 class GatedBlock(nn.Module):
@@ -45,7 +46,7 @@ class LiGR(nn.Module):
 
     def forward(self, x: Tensor, steps: Tensor, days: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each event, which has seen nothing later: x [..., D] -> [..., D]."""
-        x = x + self.positions(steps)
+        x = x + rows_of(self.positions.weight, steps)
         for block in self.blocks:
             x = block(x, layout)
         return self.norm(x)

@@ -4,6 +4,7 @@ Letters: N targets, D width, I items, K negatives shared by the N targets.
 `queries` [N, D] and `items` tables [I, D] score by dot product; `weights` [N] count a row as more or less than one (0 leaves it out).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,11 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return values.mean()
     return (values * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def _exp_(x: Tensor) -> Tensor:
+    """E to the power of `x`, in place: by powers of two, which take a third of the time on a CPU."""
+    return x.mul_(math.log2(math.e)).exp2_()
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -39,7 +45,7 @@ class _FullSoftmax(torch.autograd.Function):
             scores = (asked[part] @ table.T).float()
             positive = scores.gather(1, target)
             largest = scores.amax(1, keepdim=True)
-            total = scores.sub_(largest).exp_().sum(1, keepdim=True)
+            total = _exp_(scores.sub_(largest)).sum(1, keepdim=True)
             loss += (weight * (total.log() + largest - positive)).sum()
             if of_queries is not None and of_items is not None:
                 pull = scores.mul_(weight / total).scatter_add_(1, target, -weight).to(dtype)  # the gradient of the scores
@@ -67,6 +73,51 @@ def full_cross_entropy(queries: Tensor, item_vectors: Tensor, targets: Tensor, *
     rows = rows or max(SCORES_AT_ONCE // max(len(item_vectors), 1), FEWEST_ROWS_AT_ONCE)
     share = torch.full((len(queries),), 1 / max(len(queries), 1), device=queries.device) if weights is None else weights / weights.sum().clamp(min=1e-12)
     return _FullSoftmax.apply(queries, item_vectors, targets, share.float(), rows)  # type: ignore[no-any-return]
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    """`sampled_softmax` of dot products; takes the gradients at once, while the scores are there, and writes in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, of_targets: Tensor, of_negatives: Tensor, targets: Tensor, negatives: Tensor, logq: Tensor, weights: Tensor
+    ) -> Tensor:
+        kind = queries.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else queries.dtype
+        asked, drawn = queries.to(dtype), of_negatives.to(dtype)
+        positive = (queries * of_targets).sum(1, keepdim=True).float()
+        scores = (asked @ drawn.T).float().sub_(logq)
+        largest = torch.maximum(scores.amax(1, keepdim=True), positive)
+        is_other = (targets.int()[:, None] - negatives.int()).abs_().clamp_(max=1)  # [N, K], 0 where a negative is the target itself
+        scores = _exp_(scores.sub_(largest)).mul_(is_other.float())
+        own = _exp_(positive - largest)
+        total = scores.sum(1, keepdim=True) + own
+        if any(ctx.needs_input_grad):
+            pull = scores.mul_(weights[:, None] / total).to(dtype)  # the gradient of the negatives' scores
+            of_positive = ((own / total - 1) * weights[:, None]).to(of_targets.dtype)
+            of_queries = torch.addcmul((pull @ drawn).to(queries.dtype), of_positive.to(queries.dtype), of_targets.to(queries.dtype))
+            ctx.save_for_backward(of_queries, queries * of_positive, (pull.T @ asked).to(of_negatives.dtype))
+        return (weights[:, None] * (total.log() + largest - positive)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        of_queries, of_targets, of_negatives = ctx.saved_tensors
+        return of_queries * gradients[0], of_targets * gradients[0], of_negatives * gradients[0], None, None, None, None
+
+
+def sampled_cross_entropy(
+    queries: Tensor, of_targets: Tensor, of_negatives: Tensor, targets: Tensor, negatives: Tensor, *, logq: Tensor | None = None, weights: Tensor
+) -> Tensor:
+    """`sampled_softmax` where scores are dot products: the same value and gradients in a third of the time on a CPU.
+
+    queries, of_targets  [N, D]  queries and vectors of their targets
+    of_negatives         [K, D]  vectors of the negatives
+    targets, negatives   [N] [K] item indices: a negative that is the target itself is left out
+    logq                 [K]     see `sampled_softmax`
+    """
+    shift = torch.zeros(len(negatives), device=queries.device) if logq is None else logq
+    share = (weights / weights.sum().clamp(min=1e-12)).float()
+    return _SampledSoftmax.apply(queries, of_targets, of_negatives, targets, negatives, shift, share)  # type: ignore[no-any-return]
 
 
 def sampled_softmax(

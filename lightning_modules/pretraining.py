@@ -5,6 +5,7 @@ Letters: N events, M targets, K negatives, D width. The network is `taste.Taste`
 
 import json
 import time
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytorch_lightning as lightning
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from contracts.artifacts import JobResult
@@ -37,6 +39,7 @@ ANNEAL_TO = 0.1
 GBCE_CALIBRATION = 0.75
 HIDDEN_SHARE = 0.2
 DAYS_FOR_YEAR = 730
+TARGETS_IN_A_STEP = 128
 
 
 class Objective(nn.Module):
@@ -63,6 +66,7 @@ class Objective(nn.Module):
 
     def of_targets(self, batch: Batch) -> Tensor:
         """Mean loss of the batch's targets, float32."""
+        batch = _filled(batch)
         if self.loss == "full_softmax":
             queries = self.queries(batch, self.taste.items(batch.items))
             return losses.full_cross_entropy(queries, self.taste.items.all(), batch.targets, weights=batch.weights)
@@ -70,14 +74,13 @@ class Objective(nn.Module):
         together = self.taste.items(torch.cat([batch.items, batch.targets, batch.negatives]))
         items, targets, negatives = together.split([len(batch.items), len(batch.targets), len(batch.negatives)])
         queries = self.queries(batch, items)
+        if self.loss in ("sampled_softmax", "sampled_softmax_logq"):
+            logq = batch.negative_logq if self.loss == "sampled_softmax_logq" else None
+            return losses.sampled_cross_entropy(queries, targets, negatives, batch.targets, batch.negatives, logq=logq, weights=batch.weights)
         positive = (queries * targets).sum(-1)
         negative = queries @ negatives.T  # [M, K]
         is_target = batch.negatives[None, :] == batch.targets[:, None]
         options = {"is_target": is_target, "weights": batch.weights}
-        if self.loss == "sampled_softmax":
-            return losses.sampled_softmax(positive, negative, **options)
-        if self.loss == "sampled_softmax_logq":
-            return losses.sampled_softmax(positive, negative, negative_logq=batch.negative_logq, **options)
         if self.loss == "bpr":
             return losses.bayesian_personalised_ranking(positive, negative, **options)
         if self.loss == "bce":
@@ -92,6 +95,18 @@ class Objective(nn.Module):
         states = self.taste.states(items, batch.types, batch.gaps, batch.days, batch.steps, batch.layout())
         before = torch.cat([self.taste.beginning.to(states.dtype), states]).index_select(0, batch.sources)
         return self.taste.request(before, batch.request_days, batch.lead_days, batch.since)
+
+
+def _filled(batch: Batch) -> Batch:
+    """The batch with targets of no weight up to a multiple of `TARGETS_IN_A_STEP`.
+
+    A matrix product of a shape a CPU has not met before takes a multiple of its time.
+    """
+    number = len(batch.targets)
+    missing = -number % TARGETS_IN_A_STEP if number else 0
+    rows = torch.arange(number + missing, device=batch.targets.device).clamp(max=number - 1)
+    repeated = {name: getattr(batch, name).index_select(0, rows) for name in ("sources", "targets", "request_days", "lead_days", "since")}
+    return replace(batch, **repeated, weights=functional.pad(batch.weights, (0, missing)))
 
 
 class Pretraining(lightning.LightningModule):

@@ -22,6 +22,7 @@ from lightning_modules.gru import GRU
 from lightning_modules.hstu import HSTU
 from lightning_modules.layouts import Layout, Padded
 from lightning_modules.ligr import LiGR
+from lightning_modules.lookups import by_day, rows_of
 from lightning_modules.rnn import RNN
 from lightning_modules.transformer_xl import TransformerXL
 
@@ -82,7 +83,7 @@ class ItemVectors(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors of items [...], [..., D]."""
-        own = self.own(items)
+        own = rows_of(self.own.weight, items)
         if self.of_content is not None:
             own = own + self.of_content(self.content[items].to(own.dtype))
         return own + self.nodes(self.categories[items]).sum(-2) if self.has_categories else own
@@ -107,15 +108,22 @@ class EventVectors(nn.Module):
         self.types = nn.Embedding(num_event_types + 1, width)
         self.gaps = nn.Embedding(len(GAP_BOUNDS) + 1, width)
         self.calendar = nn.Linear(CALENDAR_FEATURES, width, bias=False)
-        self.register_buffer("gap_bounds", torch.tensor(GAP_BOUNDS), persistent=False)
+        bucket_of_gap = torch.bucketize(torch.arange(GAP_BOUNDS[-1] + 1), torch.tensor(GAP_BOUNDS), right=True)
+        self.register_buffer("bucket_of_gap", bucket_of_gap, persistent=False)
         self.register_buffer("calendar_used", torch.ones(CALENDAR_FEATURES))
         for table in (self.types.weight, self.gaps.weight, self.calendar.weight):
             nn.init.normal_(table, std=0.02)
 
     def forward(self, types: Tensor, gaps: Tensor, days: Tensor) -> Tensor:
         """types, gaps, days [...] -> [..., D]."""
-        bucket = (gaps[..., None] >= self.gap_bounds).sum(-1)
-        return self.types(types) + self.gaps(bucket) + self.calendar(calendar(days) * self.calendar_used)
+        bucket = self.bucket_of_gap[gaps.clamp(0, GAP_BOUNDS[-1])]
+        pairs = (self.types.weight[:, None] + self.gaps.weight).flatten(0, 1)  # a row for each type with each gap
+        of_day = by_day(self._calendar, days)
+        return rows_of(pairs, types * len(self.gaps.weight) + bucket) + of_day
+
+    def _calendar(self, days: Tensor) -> Tensor:
+        with torch.autocast(days.device.type, enabled=False):  # a few rows: the product in bf16 would be of a new shape in each batch
+            return self.calendar(calendar(days) * self.calendar_used)
 
 
 class RequestToken(nn.Module):
@@ -133,7 +141,7 @@ class RequestToken(nn.Module):
         """Query [M, D] from the state [M, D] and the request; the others are [M]."""
         since, lead = since_days.float(), lead_days.float()
         features = torch.cat(
-            [calendar(request_days) * self.calendar_used, torch.log1p(lead)[:, None], torch.log1p(since)[:, None], (since < 1).float()[:, None]], -1
+            [by_day(calendar, request_days) * self.calendar_used, torch.log1p(lead)[:, None], torch.log1p(since)[:, None], (since < 1).float()[:, None]], -1
         )
         return state + self.output(functional.silu(self.inputs(torch.cat([state, features.to(state.dtype)], -1))))
 

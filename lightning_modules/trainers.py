@@ -4,6 +4,7 @@ A stage runs in a process of its own (`lightning_modules.train`), alone or as on
 written after a step, replaced in one move, and taken up again by the next start of the same job.
 """
 
+import ctypes
 import logging
 import os
 import shutil
@@ -25,6 +26,8 @@ from contracts.sections.training import ComputeConfig, OptimizerConfig
 
 LAST = "last.ckpt"
 SECONDS_BETWEEN_LINES = 1.0
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of glibc's mallopt
+KEPT_BYTES, LARGEST_KEPT_BYTES = 2**30, 2**25
 
 
 def process_rank() -> int:
@@ -106,6 +109,7 @@ def build_trainer(
 ) -> pl.Trainer:
     """Trainer for this process: alone, or one rank of those `torch.distributed.run` started. `has_wide_layers`: see `use_bf16`."""
     quiet()
+    keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return pl.Trainer(
         accelerator=compute.accelerator,
@@ -126,6 +130,16 @@ def build_trainer(
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep what a training step frees, up to `KEPT_BYTES`: given back, the next step pays for every page anew, a tenth of its time on a CPU.
+
+    Does nothing where the C library is not glibc.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
 def checkpoint_to_resume(folder: Path) -> str | None:

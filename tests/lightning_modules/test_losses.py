@@ -76,6 +76,31 @@ def test_sampled_softmax_is_worked_by_hand() -> None:
     assert losses.sampled_softmax(positive, negative, is_target=is_target).item() == pytest.approx(math.log(3 / 2))
 
 
+@pytest.mark.parametrize("has_logq", [False, True])
+@pytest.mark.parametrize("is_half", [False, True])
+def test_sampled_cross_entropy_has_value_and_gradients_of_the_plain_formula(has_logq: bool, is_half: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(number, 16, generator=generator) for number in (40, 40, 12)]  # queries, their targets, negatives
+    targets, negatives = torch.randint(0, 9, (40,), generator=generator), torch.randint(0, 9, (12,), generator=generator)  # many hits
+    weights = torch.rand(40, generator=generator) * (torch.arange(40) % 5 > 0)
+    logq = torch.randn(12, generator=generator) if has_logq else None
+
+    def plain(queries: torch.Tensor, of_targets: torch.Tensor, of_negatives: torch.Tensor) -> torch.Tensor:
+        is_target = targets[:, None] == negatives
+        positive = (queries * of_targets).sum(1)
+        return losses.sampled_softmax(positive, queries @ of_negatives.T, negative_logq=logq, is_target=is_target, weights=weights)
+
+    found = []
+    for compute in (plain, lambda *x: losses.sampled_cross_entropy(*x, targets, negatives, logq=logq, weights=weights)):
+        inputs = [x.clone().requires_grad_() for x in vectors]
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss = compute(*inputs)
+        (3 * loss).backward()
+        found.append((loss.detach(), *(x.grad for x in inputs)))
+    for value, wanted in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(value, wanted, **({"rtol": 0.03, "atol": 0.003} if is_half else {}))
+
+
 def test_logq_takes_the_frequency_of_sampling_out() -> None:
     positive, negative = torch.tensor([LN2]), torch.tensor([[math.log(3)]])
     corrected = losses.sampled_softmax(positive, negative, positive_logq=torch.tensor([math.log(0.5)]), negative_logq=torch.tensor([math.log(3.0)]))
