@@ -1,12 +1,12 @@
 """Leave-one-out on Amazon Beauty 5-core, for comparison with papers only: `python -m benchmarks.leave_one_out [--seeds 3] [--quick]`.
 
 The last event of each user is the target (ties in the order of the source), every other item the user has not had is ranked. The last but one chooses
-among the states of the training; neither of the two is learned from. It is the encoder of taste alone, pre-trained on the next item with the sampled
-softmax of the product; the head, habits and seasons have no part in it. Like other encoders that know time it is asked for the day of the target, in
-training too. This protocol knows other users' future: figures on a cut-off in time are in recommender.json.
+among the states of the training; neither of the two is learned from. It is the encoder of taste alone (LiGR, the block of eSASRec), pre-trained on the
+next item with the sampled softmax of the product; the head, habits and seasons have no part in it. Like other encoders that know time it is asked for
+the day of the target, in training too. This protocol knows other users' future: figures on a cut-off in time are in recommender.json.
 
-`perennial:gpt` knows the attributes of items that S3-Rec (arXiv 2008.07873) published with these data, categories and brands, as nodes of
-`taste.ItemVectors`; `perennial:gpt, without attributes` knows what SASRec knows and the days. Seeds are averaged per user.
+`perennial:ligr` knows the attributes of items that S3-Rec (arXiv 2008.07873) published with these data, categories and brands, as nodes of
+`taste.ItemVectors`; `perennial:ligr, without attributes` knows what SASRec knows and the days. Seeds are averaged per user.
 
 Writes benchmarks/results/leave_one_out.json (`--quick`: two passes, one seed, leave_one_out_quick.json); a cell for each training below
 benchmarks/results/cells/leave_one_out/, with the place of each user's target: a digit, 0 first, or - below the ten.
@@ -51,7 +51,7 @@ LENGTH = 50
 BATCH_EVENTS = 2_048
 TOP = 10
 GOAL = 0.0531  # SASRec with sampled softmax, as published for these data
-WITH_ATTRIBUTES, WITHOUT = "perennial:gpt", "perennial:gpt, without attributes"
+WITH_ATTRIBUTES, WITHOUT = "perennial:ligr", "perennial:ligr, without attributes"
 TARGET = "ndcg@10, leave-one-out, seen removed"
 EPOCH = date(1970, 1, 1)
 
@@ -164,7 +164,7 @@ def job_of(num_items: int, cutoff: date, *, epochs: float, seed: int, batch_even
         num_items=num_items,
         event_types=("rating",),
         cutoffs=(cutoff,),
-        encoder=EncoderConfig(kind="gpt", width=64, num_blocks=2, num_heads=2, dropout=0.5, max_history=LENGTH),
+        encoder=EncoderConfig(kind="ligr", width=64, num_blocks=2, num_heads=2, dropout=0.5, max_history=LENGTH),
         objective="next_item",
         loss="sampled_softmax_logq",
         epochs=epochs,

@@ -127,9 +127,9 @@ def test_places_keep_the_figure_of_each_user() -> None:
 
 
 def test_seeds_are_averaged_per_user() -> None:
-    (row,) = leave_one_out.mean_of_seeds("perennial:gpt", ["00-", "--0"])
+    (row,) = leave_one_out.mean_of_seeds("perennial:ligr", ["00-", "--0"])
     assert (row["n"], row["value"], row["reached"]) == (3, 0.5, True)
-    assert leave_one_out.mean_of_seeds("perennial:gpt", ["00-"]) == []
+    assert leave_one_out.mean_of_seeds("perennial:ligr", ["00-"]) == []
 
 
 @pytest.mark.slow
