@@ -72,6 +72,15 @@ def test_the_cut_leaks_nothing_and_the_target_is_the_first_new_item() -> None:
     assert first["gap_days"].to_list() == pytest.approx([72 / 24, 64 / 24])
 
 
+def test_planted_seeds_are_averaged_per_user_whatever_their_order() -> None:
+    asked = pl.DataFrame({"user_id": ["b", "a"], "item_id": ["x", "y"], "gap_days": [40.0, 1.0]})
+    everyone, back = planted_season.mean_of_seeds(asked, ["0-", "-0"])
+    assert (everyone["n"], everyone["value"]) == (2, 0.5)
+    assert (back["n"], back["value"]) == (1, 0.5)
+    _, back = planted_season.mean_of_seeds(asked, ["0-", "--"])  # places are of a, then b
+    assert back["value"] == 0.0
+
+
 # leave-one-out
 
 
