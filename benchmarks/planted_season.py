@@ -1,10 +1,12 @@
-"""The next new item where a season is planted: `python -m benchmarks.planted_season`.
+"""The next new item where a season is planted: `python -m benchmarks.planted_season [--seeds 3]`.
 
 Three years of 3,000 users and 1,200 items with a taste cluster and a peak day of the year (a third of them evergreen). Events before the last fifth of
 the time are known; each user is asked at the date of his first new item after it, which the model is told, and that item is the target. A second
-figure is of users who come back after 30 days or more: their last items say little about the season. One model answers both.
+figure is of users who come back after 30 days or more: their last items say little about the season. One model answers both. Seeds are of the model,
+the data stay; they are averaged per user.
 
-Writes benchmarks/results/planted_season.json, and a cell below benchmarks/results/cells/planted_season/ under the digest of parameters and code.
+Writes benchmarks/results/planted_season.json, and a cell for each seed below benchmarks/results/cells/planted_season/ under the digest of parameters and
+code, with the place of each user's item (leave_one_out.py).
 """
 
 import argparse
@@ -17,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from benchmarks.leave_one_out import ndcg_of, places_of
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from benchmarks.recommender import CODE, short
 from contracts import columns as c
@@ -39,35 +42,47 @@ GOALS = (0.150, 0.140)  # first new item; the same of who comes back
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings, seeds 0, 1, ...")
     asked = parser.parse_args()
-    print(write_results("planted_season", command="python -m benchmarks.planted_season", rows=measured_cell(asked.storage)))
+    known, later = cut(planted_events())
+    cells = [measured_cell(known, first_new(known, later), asked.storage, seed) for seed in range(asked.seeds)]
+    rows = [row for cell in cells for row in cell["rows"]] + mean_of_seeds(first_new(known, later), [cell["places"] for cell in cells])
+    print(write_results("planted_season", command="python -m benchmarks.planted_season", rows=rows))
 
 
-def measured_cell(storage: str) -> list[dict[str, Any]]:
-    """Figures of the model; read where it was measured before."""
-    config = config_of(storage, str(Path(storage) / "planted_season.parquet"))
+def measured_cell(known: pl.DataFrame, asked: pl.DataFrame, storage: str, seed: int) -> dict[str, Any]:
+    """Rows of one training and the places of the targets, users in order; read where it was measured before."""
+    config = config_of(storage, str(Path(storage) / "planted_season.parquet"), seed)
     plain = config.model_copy(update={"storage_root": "", "source": config.source.model_copy(update={"uri": "planted"})})
     cell = CELLS / f"seed{config.seed}-{reuse_digest(plain, code=(*CODE, 'benchmarks/planted_season.py'))}.json"
-    if cell.exists():
-        return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
-    Path(storage).mkdir(parents=True, exist_ok=True)
-    known, later = cut(planted_events())
-    known.write_parquet(Path(storage) / "planted_season.parquet")
-    use_local_stores(config.storage_root)  # before Prefect is imported
-    from flows.partial_runs import train_only
+    if not cell.exists():
+        Path(storage).mkdir(parents=True, exist_ok=True)
+        known.write_parquet(Path(storage) / "planted_season.parquet")
+        use_local_stores(config.storage_root)  # before Prefect is imported
+        from flows.partial_runs import train_only
 
-    rankings = rank_at_own_date(train_only(config).final, first_new(known, later))
-    rows = [short({"dataset": config.name, "model": "perennial", "seed": config.seed, **row}) for row in figures(rankings, first_new(known, later))]
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(results_text(rows), encoding="utf-8")
-    return rows
+        rankings = rank_at_own_date(train_only(config).final, asked)
+        scored = score_rankings(rankings, asked.select(c.USER_ID, c.ITEM_ID)).select(c.USER_ID, value="ndcg").sort(c.USER_ID)
+        rows = [short({"dataset": config.name, "model": "perennial", "seed": seed, **row}) for row in figures(scored, asked)]
+        cell.parent.mkdir(parents=True, exist_ok=True)
+        cell.write_text(results_text(rows, places=places_of(scored["value"].to_numpy())), encoding="utf-8")
+    return dict(json.loads(cell.read_text(encoding="utf-8")))
 
 
-def config_of(storage: str, events: str) -> PipelineConfig:
+def mean_of_seeds(asked: pl.DataFrame, places: list[str]) -> list[dict[str, Any]]:
+    """The figures of each user's mean over the trainings."""
+    if len(places) == 1:
+        return []
+    scored = asked.select(c.USER_ID).sort(c.USER_ID).with_columns(value=np.mean([ndcg_of(one) for one in places], axis=0))
+    return [short({"dataset": "planted_season", "model": f"perennial, mean of {len(places)} seeds", **row}) for row in figures(scored, asked)]
+
+
+def config_of(storage: str, events: str, seed: int = 0) -> PipelineConfig:
     """Windows of a week, since an item is asked for at a date and not for a month; the encoder in taste, pre-trained on the next item over all items."""
     return PipelineConfig.model_validate(
         {
             "name": "planted_season",
+            "seed": seed,
             "storage_root": storage,
             "source": {"dataset": "table", "uri": events},
             "compute": {"threads": 1},
@@ -115,9 +130,8 @@ def rank_at_own_date(bundle: BundleRef, asked: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(tables)
 
 
-def figures(rankings: pl.DataFrame, asked: pl.DataFrame) -> list[dict[str, Any]]:
-    """NDCG@10 of the first new item, of all users and of those who come back after a month."""
-    scored = score_rankings(rankings, asked.select(c.USER_ID, c.ITEM_ID)).select(c.USER_ID, value="ndcg")
+def figures(scored: pl.DataFrame, asked: pl.DataFrame) -> list[dict[str, Any]]:
+    """NDCG@10 (user_id, value) of the first new item, of all users and of those who come back after a month."""
     away = asked.filter(pl.col("gap_days") >= GAP_DAYS).select(c.USER_ID)
     rows = []
     back = scored.join(away, on=c.USER_ID, how="semi")

@@ -1,8 +1,10 @@
 """Smaller data sets: where a cut falls, what a window holds, and how cuts are pooled."""
 
+import math
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -70,6 +72,15 @@ def test_the_cut_leaks_nothing_and_the_target_is_the_first_new_item() -> None:
     assert first["gap_days"].to_list() == pytest.approx([72 / 24, 64 / 24])
 
 
+def test_planted_seeds_are_averaged_per_user_whatever_their_order() -> None:
+    asked = pl.DataFrame({"user_id": ["b", "a"], "item_id": ["x", "y"], "gap_days": [40.0, 1.0]})
+    everyone, back = planted_season.mean_of_seeds(asked, ["0-", "-0"])
+    assert (everyone["n"], everyone["value"]) == (2, 0.5)
+    assert (back["n"], back["value"]) == (1, 0.5)
+    _, back = planted_season.mean_of_seeds(asked, ["0-", "--"])  # places are of a, then b
+    assert back["value"] == 0.0
+
+
 # leave-one-out
 
 
@@ -109,6 +120,25 @@ def test_a_target_counts_by_its_rank_among_what_the_user_has_not_had() -> None:
     asked = {"user": ["u"], "items": [[0, 2]], "days": [[1, 2]], "target": pl.Series([3]).to_numpy(), "day": pl.Series([5]).to_numpy()}
     # items 0, 1 and 2 score higher, 0 and 2 were had: one stands before it
     assert leave_one_out.ndcg(Fixed(), asked).tolist() == pytest.approx([1 / 1.5849625])  # type: ignore[arg-type]
+
+
+def test_attributes_of_an_item_are_nodes_in_order_and_the_rest_is_zero() -> None:
+    vocabulary = pl.DataFrame({"item_id": ["x", "y", "z"], "item_index": [0, 1, 2]}, schema_overrides={"item_index": pl.Int32})
+    attributes = pl.DataFrame({"item_id": ["z", "z", "x", "gone"], "attribute": [40, 7, 40, 7]})
+    assert leave_one_out.attribute_nodes(attributes, vocabulary).tolist() == [[2, 0], [0, 0], [1, 2]]
+    assert leave_one_out.attribute_nodes(None, vocabulary).shape == (3, 0)
+
+
+def test_places_keep_the_figure_of_each_user() -> None:
+    values = [1.0, 0.0, 1 / math.log2(4), 1 / math.log2(11)]
+    assert leave_one_out.places_of(np.array(values, np.float32)) == "0-29"
+    assert leave_one_out.ndcg_of("0-29").tolist() == pytest.approx(values)
+
+
+def test_seeds_are_averaged_per_user() -> None:
+    (row,) = leave_one_out.mean_of_seeds("perennial:ligr", ["00-", "--0"])
+    assert (row["n"], row["value"], row["reached"]) == (3, 0.5, True)
+    assert leave_one_out.mean_of_seeds("perennial:ligr", ["00-"]) == []
 
 
 @pytest.mark.slow
