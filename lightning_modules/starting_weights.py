@@ -74,8 +74,8 @@ def find_weights(
     best = _figure(questions, values, start)
     for _ in range(ROUNDS):
         before = best
-        for name, step in [(name, step) for name in values for step in steps.get(name, ())]:
-            while (tried := values | {name: values[name] + step}) and (tried[name] >= 0 or name in start.season):
+        for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
+            while (tried := values | {changed: values[changed] + step}) and (tried[changed] >= 0 or changed in start.season):
                 figure = _figure(questions, tried, start)
                 if figure <= best * (1 + LEAST_GAIN):
                     break
