@@ -119,7 +119,8 @@ def recommender(results: Results) -> str:
     gains = [row for row in rows if row["metric"] == f"gain of {METRIC}" and row["model"] == OURS and row["lead_days"] is not None]
     for dataset, list_name, lead in sorted({(row["dataset"], row["list"], row["lead_days"]) for row in gains}):
         best = best_other([row for row in gains if (row["dataset"], row["list"], row["lead_days"]) == (dataset, list_name, lead)])
-        whole = best_other([row for row in averaged if (row["dataset"], row["list"], row["lead_days"]) == (dataset, list_name, lead)])
+        here = [row for row in averaged if (row["dataset"], row["list"], row["lead_days"]) == (dataset, list_name, lead)]
+        whole = best_other(here) if here else []
         counted, goal = whole or best, GOALS[dataset, list_name, lead]
         is_reached = mean([row["relative"] for row in counted]) >= goal and all(row["relative_low"] > 0 for row in counted)
         said = f"+{100 * goal:.0f} %, {'reached' if is_reached else '**not reached**'}"
@@ -186,13 +187,18 @@ def peers(results: Results) -> str:
 
 
 def labels(results: Results) -> str:
-    """Both arms at each share of the labels, and the gain of pre-training."""
+    """All arms at each share of the labels; beside each what it gains over the first, which has learned from labels alone."""
     rows = [row for row in results["rows"] if row["lead_days"] is not None]
-    lines = ["| list | lead | labels | without pre-training | pre-trained | gain in per cent [95 % interval] |", "|---|---|---|---|---|---|"]
+    arms = list(dict.fromkeys(row["model"] for row in rows if row["metric"] == METRIC))
+    lines = ["| list | lead | labels | " + " | ".join([arms[0], *(f"{arm} | gain in per cent [95 % interval]" for arm in arms[1:])]) + " |"]
+    lines.append("|---|---|---|---|" + "---|---|" * (len(arms) - 1))
     for list_name, lead, share in sorted({(row["list"], row["lead_days"], row["label_share"]) for row in rows}):
         here = [row for row in rows if (row["list"], row["lead_days"], row["label_share"]) == (list_name, lead, share)]
-        arms = [[row for row in here if row["metric"] == METRIC and row["model"] == arm] for arm in ("without pre-training", "pre-trained")]
-        cells = [interval(arm, "value", "ci_low", "ci_high", 4) for arm in arms] + [percent([row for row in here if row["metric"] == f"gain of {METRIC}"])]
+        cells = []
+        for arm in arms:
+            cells.append(interval([row for row in here if row["metric"] == METRIC and row["model"] == arm], "value", "ci_low", "ci_high", 4))
+            if arm != arms[0]:
+                cells.append(percent([row for row in here if row["metric"] == f"gain of {METRIC}" and row["model"] == arm]))
         lines.append(f"| {list_name} | {lead} | {share:.0%} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -292,6 +298,7 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "recommender_peers": peers,
     "further_sets": quality,
     "few_labels": labels,
+    "few_labels_complete_journey": labels,
     "warm_start": warm_starts,
     "planted_season": against_goals,
     "leave_one_out": against_goals,

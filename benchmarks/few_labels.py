@@ -1,60 +1,71 @@
-"""What pre-training is worth with few labels: `python -m benchmarks.few_labels [--seeds N]`.
+"""What learning without labels is worth with few labels: `python -m benchmarks.few_labels [--data NAME] [--seeds N]`.
 
-The head learns from the targets of 1, 10 and 100 % of the users, once with the pre-trained encoder always in taste and once without it; all events
-stay known in both, so that the linear terms, the habits and the seasons are the same. Complete Journey, its last origin. The encoder is pre-trained
-once; each seed draws other users. Seeds are averaged per user, intervals and gains are paired over users.
+The head learns from the targets of 1, 10 and 100 % of the users. Four arms differ in what taste has learned from all events, without a label:
+nothing (taste is left out), the pre-trained encoder alone, the linear terms alone, both. All events stay known in every arm, so that habits and seasons
+are the same. Online Retail II at the newest origin that holds every lead (or Complete Journey at its last). The encoder is pre-trained once; each seed
+draws other users. Seeds are averaged per user, intervals and gains are paired over users.
 
-Writes benchmarks/results/few_labels.json. A finished cell (arm, share, seed) is kept below benchmarks/results/cells/few_labels/, named by the digest
-of its parameters and of the code; its rankings stay in the storage.
+Writes benchmarks/results/few_labels.json (Complete Journey: few_labels_complete_journey.json). A finished cell (arm, share, seed) is kept below
+benchmarks/results/cells/few_labels/, named by the digest of its parameters and of the code; its rankings stay in the storage.
 """
 
 import argparse
 import json
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from benchmarks.machine import RESULTS, results_text, write_results
-from benchmarks.recommender import CODE, PARAMETERS, add_run_arguments, on_threads, short
+from benchmarks.machine import RESULTS, ROOT, results_text, write_results
+from benchmarks.recommender import CODE, DATA_SETS, add_run_arguments, on_threads, parameters_of, short
 from contracts.config import PipelineConfig
 from evaluation.evaluation import evaluate
+from evaluation.results import Comparison
 from flows.local_environment import use_local_stores
 from tasks.store import reuse_digest
 
 CELLS = RESULTS / "cells" / "few_labels"
-DATASET = "complete_journey"
 SHARES = (0.01, 0.1, 1.0)
-PRETRAINED, WITHOUT = "pre-trained", "without pre-training"
+WITHOUT = "perennial:labels alone"
+ARMS: dict[str, dict[str, Any]] = {  # what taste is made of
+    WITHOUT: {"leave_out": ("taste",)},
+    "perennial:pre-trained encoder": {"use_encoder": "always", "linear": ()},
+    "perennial:linear terms": {},
+    "perennial:pre-trained encoder and linear terms": {"use_encoder": "always"},
+}
 METRIC = "ndcg@10"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=DATA_SETS, default="online_retail_ii", help="data set")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the users with labels; all labels are drawn once")
     add_run_arguments(parser)
     asked = parser.parse_args()
-    configs = {(arm, share): on_threads(config_of(asked.storage, arm, share), asked.threads) for share in SHARES for arm in (PRETRAINED, WITHOUT)}
+    os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
+    configs = {(arm, share): on_threads(config_of(asked.data, asked.storage, arm, share), asked.threads) for share in SHARES for arm in ARMS}
     cells = {key: [measured_cell(*key, config, seed) for seed in range(asked.seeds if key[1] < 1 else 1)] for key, config in configs.items()}
-    rows = [row for share in SHARES for row in compared(configs[PRETRAINED, share], share, {arm: cells[arm, share] for arm in (PRETRAINED, WITHOUT)})]
-    print(write_results("few_labels", command="python -m benchmarks.few_labels", rows=rows))
+    rows = [row for share in SHARES for row in compared(configs[WITHOUT, share], share, {arm: cells[arm, share] for arm in ARMS})]
+    name = "few_labels" + ("" if asked.data == "online_retail_ii" else f"_{asked.data}")
+    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.few_labels", *sys.argv[1:]]), rows=rows))
 
 
-def config_of(storage: str, arm: str, share: float) -> PipelineConfig:
-    """Parameters of an arm: its encoder, its labels, the last origin."""
-    config = PipelineConfig.from_yaml(PARAMETERS / f"{DATASET}.yaml")
-    values = config.model_dump()
-    values["storage_root"] = storage
-    values["pretraining"]["enabled"] = arm == PRETRAINED
-    values["fine_tuning"] |= {"use_encoder": "always" if arm == PRETRAINED else "if_it_adds", "label_share": share}
-    values["evaluation"] |= {"origins": config.evaluation.origins[-1:], "baselines": (), "season_lift": False, "slices": False, "tune_until": None}
+def config_of(data: str, storage: str, arm: str, share: float) -> PipelineConfig:
+    """Parameters of an arm: what its taste is made of, its labels, one origin."""
+    values = parameters_of(data, storage, quick=True).model_dump()
+    values["pretraining"]["enabled"] = "use_encoder" in ARMS[arm]
+    values["fine_tuning"] |= {**ARMS[arm], "label_share": share}
+    values["evaluation"] |= {"baselines": (), "season_lift": False, "slices": False, "tune_until": None}
     return PipelineConfig.model_validate(values)
 
 
 def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> dict[str, Any]:
     """Where the rankings of an arm, a share and a seed lie; read where they were made before and are still there."""
     digest = reuse_digest(config.model_copy(update={"storage_root": ""}), str(seed), code=CODE)
-    cell = CELLS / f"{arm.replace(' ', '_')}-{share:g}-seed{seed}-{digest}.json"
+    cell = CELLS / f"{config.name}-{arm.removeprefix('perennial:').replace(' ', '_')}-{share:g}-seed{seed}-{digest}.json"
     if cell.exists():
         found = dict(json.loads(cell.read_text(encoding="utf-8")))
         if (Path(config.storage_root) / found["rankings"]).exists():
@@ -74,7 +85,7 @@ def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> 
 
 
 def compared(config: PipelineConfig, share: float, cells: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Both arms at one share of the labels, seeds averaged per user, and the paired gain of pre-training."""
+    """All arms at one share of the labels, seeds averaged per user, and what each gains over labels alone, paired."""
     use_local_stores(config.storage_root)
     from flows.partial_runs import validate_only
 
@@ -83,19 +94,26 @@ def compared(config: PipelineConfig, share: float, cells: dict[str, list[dict[st
         {arm: [pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in found] for arm, found in cells.items()},
         pl.scan_parquet(validated.accepted.parts()),
         config.evaluation,
-        model=PRETRAINED,
+        model=WITHOUT,
         dataset=config.name,
         target_events=config.fine_tuning.target_events,
         seed=config.seed,
     )
-    about = {"label_share": share, "seeds": len(cells[PRETRAINED])}
+    about = {"label_share": share, "seeds": len(cells[WITHOUT])}
     rows = [{**row.model_dump(), **about} for row in result.rows if row.metric == METRIC and row.origin == "all"]
     rows += [
-        {**one.model_dump(), "dataset": config.name, "origin": "all", "metric": f"gain of {METRIC}", "value": one.relative, **about}
+        {**gain_over(one), "dataset": config.name, "origin": "all", "metric": f"gain of {METRIC}", **about}
         for one in result.comparisons
         if one.metric == METRIC
     ]
     return [short(row) for row in rows]
+
+
+def gain_over(one: Comparison) -> dict[str, Any]:
+    """A comparison of labels alone with an arm, turned round: what the arm gains over them."""
+    turned = {"model": one.other, "other": one.model, "value": one.other_value / one.value - 1}
+    low, high = -one.ci_high / one.value, -one.ci_low / one.value
+    return {"list": one.list, "lead_days": one.lead_days, **turned, "relative": turned["value"], "relative_low": low, "relative_high": high, "n": one.num_rows}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from evaluation.report_figures import GRID, INK, MODEL, OTHER, RIVAL, SOFT
 
 METRIC, GAIN = "ndcg@10", "gain of ndcg@10"
 MICROSECONDS = "CPU microseconds per training target"
-WITHOUT, PRETRAINED = "without pre-training", "pre-trained"
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -101,18 +100,18 @@ def gains_of_cells(rows: Rows) -> Figure:
 
 
 def curve_of_labels(rows: Rows) -> Figure:
-    """NDCG@10 by share of the labelled targets, with and without pre-training, at the first lead."""
+    """NDCG@10 by share of the labelled targets and by what taste has learned without a label, at the first lead."""
     found = [row for row in rows if row["metric"] == METRIC and row["lead_days"] is not None]
     lead = min(row["lead_days"] for row in found)
     lists = list(dict.fromkeys(row["list"] for row in found))
     figure, all_axes = _panels(len(lists), width=4.2, height=3.2)
     for axes, list_name in zip(all_axes, lists, strict=True):
-        for arm, colour in ((WITHOUT, OTHER), (PRETRAINED, MODEL)):
+        for arm, colour in zip(dict.fromkeys(row["model"] for row in found), (OTHER, RIVAL, SOFT, MODEL), strict=False):
             here = sorted(
                 (row for row in found if (row["model"], row["list"], row["lead_days"]) == (arm, list_name, lead)), key=lambda row: float(row["label_share"])
             )
             shares = [100 * row["label_share"] for row in here]
-            axes.plot(shares, [row["value"] for row in here], color=colour, marker="o", markersize=4, label=arm)
+            axes.plot(shares, [row["value"] for row in here], color=colour, marker="o", markersize=4, label=arm.removeprefix(f"{OURS}:"))
             axes.fill_between(shares, [row["ci_low"] for row in here], [row["ci_high"] for row in here], color=colour, alpha=0.2, linewidth=0)
         axes.set_xscale("log")
         axes.set_xticks([1, 10, 100], ["1", "10", "100"])

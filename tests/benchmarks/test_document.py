@@ -10,11 +10,11 @@ def row(**given: object) -> dict[str, object]:
     return {"dataset": "set", "list": "again", "lead_days": 0, "origin": "all", "metric": "ndcg@10", "ci_low": None, "ci_high": None, **given}
 
 
-def test_few_labels_stand_beside_each_other_with_the_gain_of_pretraining() -> None:
+def test_few_labels_stand_beside_each_other_with_what_is_gained_over_labels_alone() -> None:
     arms = [
-        row(model="without pre-training", value=0.2, ci_low=0.1, ci_high=0.3, label_share=0.01),
-        row(model="pre-trained", value=0.25, ci_low=0.2, ci_high=0.3, label_share=0.01),
-        row(model="pre-trained", other="without pre-training", metric="gain of ndcg@10", value=0.25, label_share=0.01)
+        row(model="labels alone", value=0.2, ci_low=0.1, ci_high=0.3, label_share=0.01),
+        row(model="encoder", value=0.25, ci_low=0.2, ci_high=0.3, label_share=0.01),
+        row(model="encoder", other="labels alone", metric="gain of ndcg@10", value=0.25, label_share=0.01)
         | {"relative": 0.25, "relative_low": -0.1, "relative_high": 0.5},
     ]
     assert labels({"rows": arms}).splitlines()[-1] == "| again | 0 | 1% | 0.2000 [0.1000, 0.3000] | 0.2500 [0.2000, 0.3000] | +25.0 [-10.0, +50.0] |"

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks import few_labels, further_sets, leave_one_out, planted_season
-from contracts.config import PipelineConfig
+from evaluation.results import Comparison
 from lightning_modules.taste import build_taste
 
 
@@ -155,9 +155,32 @@ def test_the_encoder_finds_an_order_that_is_there() -> None:
 # few labels
 
 
-def test_both_arms_see_the_same_labels_and_only_one_the_encoder(tmp_path: Path) -> None:
-    one, other = (few_labels.config_of(str(tmp_path), arm, 0.1) for arm in (few_labels.PRETRAINED, few_labels.WITHOUT))
-    assert (one.pretraining.enabled, one.fine_tuning.use_encoder, other.pretraining.enabled) == (True, "always", False)
-    assert one.fine_tuning.label_share == other.fine_tuning.label_share == 0.1
-    assert one.evaluation == other.evaluation
-    assert one.evaluation.origins == PipelineConfig.from_yaml(few_labels.PARAMETERS / "complete_journey.yaml").evaluation.origins[-1:]
+def test_arms_see_the_same_labels_and_differ_in_what_taste_has_learned_without_any(tmp_path: Path) -> None:
+    arms = {arm.removeprefix("perennial:"): few_labels.config_of("complete_journey", str(tmp_path), arm, 0.1) for arm in few_labels.ARMS}
+    assert [one.pretraining.enabled for one in arms.values()] == [False, True, False, True]
+    assert [len(one.fine_tuning.linear) for one in arms.values()] == [2, 0, 2, 2]
+    assert [one.fine_tuning.leave_out for one in arms.values()] == [("taste",), (), (), ()]
+    assert {one.fine_tuning.label_share for one in arms.values()} == {0.1}
+    first, *others = arms.values()
+    assert all(one.evaluation == first.evaluation for one in others)
+    assert len(first.evaluation.origins) == 1
+
+
+def test_a_gain_over_labels_alone_is_the_comparison_turned_round() -> None:
+    given = {"list": "again", "lead_days": 0, "metric": "ndcg@10", "model": few_labels.WITHOUT, "other": "arm", "value": 0.2, "other_value": 0.25}
+    one = Comparison.model_validate(
+        {
+            **given,
+            "difference": -0.05,
+            "ci_low": -0.06,
+            "ci_high": -0.03,
+            "relative": -0.2,
+            "relative_low": -0.24,
+            "relative_high": -0.13,
+            "num_users": 5,
+            "num_rows": 7,
+        }
+    )
+    gain = few_labels.gain_over(one)
+    assert (gain["model"], gain["other"], gain["n"]) == ("arm", few_labels.WITHOUT, 7)
+    assert [gain[name] for name in ("relative_low", "relative", "relative_high")] == pytest.approx([0.15, 0.25, 0.3])
