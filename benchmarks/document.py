@@ -274,6 +274,8 @@ def percent(rows: Sequence[Results]) -> str:
     """Relative gain; over several seeds the mean, and the widest interval of them."""
     if not rows:
         return ""
+    if any(row["relative_low"] is None for row in rows):
+        return f"{100 * mean([row['relative'] for row in rows]):+.1f}"
     low, high = min(row["relative_low"] for row in rows), max(row["relative_high"] for row in rows)
     if not math.isfinite(100 * low):
         return "beyond measure"  # the other found nothing at all

@@ -70,7 +70,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, config in configs.items():
         rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]  # a failed cell has no rows
-        rows += pooled(config, events[name], [cell for cell in cells[name] if "rankings" in cell], Path(asked.ours or asked.storage))
+        rows += pooled(config, events[name], [cell for cell in cells[name] if cell["rows"]], Path(asked.ours or asked.storage))
     flags = [f"--{name}" for name in ("quick", "stored") if getattr(asked, name)]  # no folder of the machine
     command = shlex.join(["python", "-m", "benchmarks.recommender_peers", *flags, "--origins", str(asked.origins)])
     print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command, rows=rows))
@@ -101,9 +101,9 @@ def accepted(config: Any) -> Any:
 
 
 def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: dict[str, Any], *, only_stored: bool = False) -> dict[str, Any]:
-    """A peer at an origin: what fitting took, where its rankings lie, its figures. Read where both are there; a failure is a cell that says so.
+    """A peer at an origin: what fitting took, its figures, and where its rankings lie while the storage has them. Read where it was measured before.
 
-    `only_stored`: empty where it was not measured before.
+    A failure is a cell that says so. `only_stored`: empty where it was not measured before.
     """
     import polars as pl
 
@@ -115,8 +115,9 @@ def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: d
     name = f"{config.name}-{peer.replace(':', '-')}-{origin}-{digest}"
     path = RESULTS / "cells" / "recommender_peers" / f"{name}.json"
     rankings = Path(config.storage_root) / "recommender_peers" / f"{name}.parquet"
-    if path.exists() and rankings.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+    if path.exists():
+        cell = dict(json.loads(path.read_text(encoding="utf-8")))
+        return cell if rankings.exists() else {key: value for key, value in cell.items() if key != "rankings"}
     if only_stored:
         return {}
     found, cost = ranked_by(peer, interactions, config, origin, settings)
@@ -234,23 +235,45 @@ def measured(rankings: dict[str, Any], config: Any, interactions: Any, origins: 
 
 
 def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]], ours: Path) -> list[dict[str, Any]]:
-    """Rows pooled over the origins of all peers that were measured at each of them; with ours among them where its rankings are there."""
+    """Rows pooled over the origins, of all peers that were measured at each of them; with ours among them where its rankings are there.
+
+    Paired intervals need a peer's rankings; where the storage has lost them its figures are the means of its cells, and gains stand without interval.
+    """
     import polars as pl
 
     origins = tuple(sorted({date.fromisoformat(cell["origin"]) for cell in cells}))
-    tables: dict[str, Any] = {}
-    for peer in dict.fromkeys(cell["model"] for cell in cells):
-        mine = [cell for cell in cells if cell["model"] == peer]
-        if len(mine) == len(origins):
-            tables[peer] = pl.concat(pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in mine)
-    if not tables:
-        return []
-    known = our_rankings(ours, config.name, origins)
+    by_peer = {peer: [cell for cell in cells if cell["model"] == peer] for peer in dict.fromkeys(cell["model"] for cell in cells)}
+    whole = {peer: found for peer, found in by_peer.items() if len(found) == len(origins)}
+    ranked = {peer: found for peer, found in whole.items() if all("rankings" in cell for cell in found)}
+    tables = {peer: pl.concat(pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in found) for peer, found in ranked.items()}
+    known = our_rankings(ours, config.name, origins) if whole else None
     if known is None:
         print(f"{config.name}: no rankings of ours for {', '.join(map(str, origins))} below {ours}; peers stand alone", file=sys.stderr)
-    model = next(iter(tables)) if known is None else OURS
-    rows = measured({**({OURS: known} if known is not None else {}), **tables}, config, interactions, origins, model=model)
-    return [row for row in rows if row["origin"] == "all" and (known is not None or "gain" not in row["metric"])]
+    else:
+        tables = {OURS: known, **tables}
+    rows = measured(tables, config, interactions, origins, model=next(iter(tables))) if tables else []
+    rows = [row for row in rows if row["origin"] == "all" and (known is not None or "gain" not in row["metric"])]
+    for peer in whole.keys() - ranked.keys():
+        rows += means_of_cells(whole[peer], [row for row in rows if row["model"] == OURS and row["metric"] == "ndcg@10"])
+    return rows
+
+
+def means_of_cells(cells: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A peer's figures pooled over its origins from those at each, and what ours gain over them; without intervals."""
+    sums: dict[tuple[str, int], tuple[float, int]] = {}
+    for row in (row for cell in cells for row in cell["rows"] if row["metric"] == "ndcg@10" and row["lead_days"] is not None):
+        total, number = sums.get((row["list"], row["lead_days"]), (0.0, 0))
+        sums[row["list"], row["lead_days"]] = (total + row["value"] * row["n"], number + row["n"])
+    about = {"dataset": cells[0]["dataset"], "origin": "all"}
+    rows: list[dict[str, Any]] = []
+    for (list_name, lead), (total, number) in sums.items():
+        place = {**about, "list": list_name, "lead_days": lead}
+        rows.append({**place, "model": cells[0]["model"], "metric": "ndcg@10", "value": total / number, "ci_low": None, "ci_high": None, "n": number})
+        for row in (row for row in ours if (row["list"], row["lead_days"]) == (list_name, lead)):
+            relative = row["value"] * number / total - 1
+            gain = {"model": OURS, "other": cells[0]["model"], "metric": "gain of ndcg@10", "value": relative, "relative": relative}
+            rows.append({**place, **gain, "relative_low": None, "relative_high": None, "n": number})
+    return rows
 
 
 def our_rankings(storage: Path, name: str, origins: tuple[date, ...]) -> Any:

@@ -96,6 +96,29 @@ def test_a_cell_is_measured_once_and_its_list_is_scored_as_asked(
     assert len(made) == 2  # another cap is another cell
 
 
+def test_a_finished_cell_outlives_its_rankings(config: PipelineConfig, interactions: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.machine.RESULTS", tmp_path)
+
+    def ranked_by(*given: object) -> tuple[pl.DataFrame, dict[str, object]]:
+        codes = {column: peers.split(interactions, config, ORIGIN)[0][column].unique().sort() for column in ("user_id", "item_id")}
+        return peers.decoded(pl.DataFrame({"list": ["again"], "user": [1], "item": [0], "rank": [1]}), codes, (0, 28), ORIGIN), {"epochs": 1, "stopped": "cap"}
+
+    monkeypatch.setattr(peers, "ranked_by", ranked_by)
+    cell = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
+    (Path(config.storage_root) / cell["rankings"]).unlink()
+    monkeypatch.setattr(peers, "ranked_by", None)  # nothing is fitted again
+    found = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
+    assert found == {key: value for key, value in cell.items() if key != "rankings"}
+
+
+def test_figures_of_cells_are_pooled_by_the_users_they_count() -> None:
+    row = {"list": "again", "lead_days": 0, "metric": "ndcg@10"}
+    cells = [{"dataset": "set", "model": "peer", "rows": [{**row, "value": value, "n": n}]} for value, n in ((0.1, 3), (0.3, 1))]
+    figure, gain = peers.means_of_cells(cells, [{**row, "model": "perennial", "value": 0.3}])
+    assert (figure["value"], figure["n"], figure["ci_low"]) == (pytest.approx(0.15), 4, None)
+    assert (gain["other"], gain["relative"], gain["relative_low"]) == ("peer", pytest.approx(1.0), None)
+
+
 def test_our_rankings_are_of_a_whole_evaluation_of_these_origins(tmp_path: Path) -> None:
     whole = ["2017-09-01", "2017-11-01"]
     for name, baselines, origins in (("whole", ["ease"], whole), ("other", ["ease"], whole[:1]), ("ablation", [], whole)):  # the newest comes last
