@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from lightning_modules.content import with_new_items
-from lightning_modules.head import CLAMP, Head, PriorNetwork
+from lightning_modules.head import CLAMP, LONGEST_LEAD, Head, PriorNetwork
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.samples import Known
 from lightning_modules.taste import ItemVectors, Taste
@@ -115,6 +115,10 @@ def export_rows(networks: Sequence[PriorNetwork], path: Path, *, output: str) ->
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
         return name
 
+    def constant_index(name: str, value: int) -> str:
+        constants.append(numpy_helper.from_array(np.array([value], np.int64), name))
+        return name
+
     def add(operation: str, result: str, *inputs: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operation, list(inputs), [result], **attributes))
         return result
@@ -129,6 +133,12 @@ def export_rows(networks: Sequence[PriorNetwork], path: Path, *, output: str) ->
         plain = add(
             "Gemm", at + "plain", used, constant(at + "linear_weight", weights["linear.weight"]), constant(at + "linear_bias", weights["linear.bias"]), transB=1
         )
+        if network.lead_input is not None:
+            lead = add("Gather", at + "lead", "inputs", constant_index(at + "lead_input", network.lead_input), axis=1)
+            bounded = add("Min", at + "bounded_lead", lead, constant(at + "longest_lead", np.array(LONGEST_LEAD)))
+            slope = constant(at + "slope", weights["gain"] * weights["slope"])
+            changed = add("Mul", at + "changed", bounded, add("Gemm", at + "by_slope", used, slope, transB=1))
+            plain = add("Add", at + "plain_at_lead", plain, changed)
         centred = add("Sub", at + "centred", "inputs", constant(at + "mean", weights["mean"]))
         scaled = add("Mul", at + "scaled", centred, constant(at + "scale", weights["scale"]))
         standard = add("Clip", at + "standard", scaled, constant(at + "low", np.array(-CLAMP)), constant(at + "high", np.array(CLAMP)))

@@ -543,6 +543,7 @@ def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
         habit_inputs=job.habit_inputs,
         unused_inputs=(),
         season_prior={},
+        season_slopes={},
         habit_prior={},
         habit_bias=0.0,
         season_width=job.season_width,
@@ -564,8 +565,11 @@ def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarra
     }
     prior = dict(job.season_prior)
     if job.search_start and "discover" in job.lists:
-        start = Weights(tuple(weights["discover"]), {name: both[1] for name, both in prior.items() if name in job.season_inputs})
-        found = find_weights(samples, users, start, job.season_inputs, has_encoder=has_encoder, seed=job.seed)
+        read = [name for name in prior if name in job.season_inputs and name.partition("_")[0] not in job.leave_out]
+        taste = weights["discover"] if "taste" not in job.leave_out else [0.0] * len(weights["discover"])
+        start = Weights(tuple(taste), {name: prior[name][1] for name in read})
+        slopes = {name: both[1] for name, both in job.season_slopes.items()}
+        found = find_weights(samples, users, start, job.season_inputs, slopes=slopes, has_encoder=has_encoder, seed=job.seed)
         weights["discover"] = list(found.taste)
         prior |= {name: (prior[name][0], weight) for name, weight in found.season.items()}
     return build_head(
@@ -573,6 +577,7 @@ def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarra
         habit_inputs=job.habit_inputs,
         unused_inputs=unused,
         season_prior=prior,
+        season_slopes=job.season_slopes,
         habit_prior=job.habit_prior,
         habit_bias=job.habit_bias,
         season_width=job.season_width,

@@ -16,22 +16,42 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CLAMP = 5.0
+LEAD_INPUT = "season_lead"  # days over 84
+LONGEST_LEAD = 1.0  # of the input; weights change no further
 LEAST_DEVIATION = 1e-3
 
 
 class PriorNetwork(nn.Module):
     """A linear layer that starts at known weights, plus a small network on standardised inputs that starts at nothing.
 
+    With a `slope` [outputs, inputs] the linear weights change with the lead, which is the column `lead_input` in quarters of a year (84 days), up to one:
+    weight + lead x slope. It is given, not learned.
+
     Inputs where `is_used` [inputs] is false are not read at all, and with none in use the answer is 0; those that never varied in training are
     left out of the network, which would not know what to make of the day they do.
     """
 
-    def __init__(self, num_outputs: int, width: int, *, prior: Tensor, bias: float, mean: Tensor, deviation: Tensor, is_used: Tensor) -> None:
+    def __init__(
+        self,
+        num_outputs: int,
+        width: int,
+        *,
+        prior: Tensor,
+        bias: float,
+        mean: Tensor,
+        deviation: Tensor,
+        is_used: Tensor,
+        slope: Tensor | None = None,
+        lead_input: int | None = None,
+    ) -> None:
         super().__init__()
         num_inputs = prior.shape[1]
         self.linear = nn.Linear(num_inputs, num_outputs)
         self.inner, self.outer = nn.Linear(num_inputs, width), nn.Linear(width, num_outputs)
         varies = deviation > LEAST_DEVIATION
+        self.lead_input = lead_input
+        if lead_input is not None:
+            self.register_buffer("slope", torch.zeros_like(prior) if slope is None else slope)
         self.register_buffer("used", is_used.float())
         self.register_buffer("gain", is_used.any().float())
         self.register_buffer("mean", mean)
@@ -45,7 +65,10 @@ class PriorNetwork(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """From inputs [N, inputs] to [N, outputs]."""
         standard = ((inputs - self.mean) * self.scale).clamp(-CLAMP, CLAMP)
-        return self.gain * (self.linear(inputs * self.used) + self.outer(functional.silu(self.inner(standard))))
+        plain = self.linear(inputs * self.used)
+        if self.lead_input is not None:
+            plain = plain + inputs[:, self.lead_input, None].clamp(max=LONGEST_LEAD) * functional.linear(inputs * self.used, self.slope)
+        return self.gain * (plain + self.outer(functional.silu(self.inner(standard))))
 
 
 class Head(nn.Module):
@@ -72,6 +95,7 @@ def build_head(
     habit_inputs: Sequence[str],
     unused_inputs: Sequence[str],
     season_prior: Mapping[str, tuple[float, float]],
+    season_slopes: Mapping[str, tuple[float, float]],
     habit_prior: Mapping[str, float],
     habit_bias: float,
     season_width: int,
@@ -96,6 +120,8 @@ def build_head(
         mean=season_statistics[0],
         deviation=season_statistics[1],
         is_used=torch.tensor([name not in unused for name in season_inputs]),
+        slope=torch.tensor([season_slopes.get(name, (0.0, 0.0)) for name in season_inputs]).T.contiguous(),
+        lead_input=list(season_inputs).index(LEAD_INPUT) if LEAD_INPUT in season_inputs else None,
     )
     habit = PriorNetwork(
         1,

@@ -155,6 +155,13 @@ class FineTuneJob(Job):
         "season_index": (0.4, 0.4),
         "trend_log_new_buyers_4w": (0.0, 0.1),
     }
+    season_slopes: Annotated[
+        dict[str, tuple[float, float]],
+        Field(description="What is added to weights of season inputs in again and discover at a lead of 84 days; less before it."),
+    ] = {
+        "trend_lift_4w": (0.0, -0.3),
+        "season_index": (0.0, 0.3),
+    }
     habit_prior: Annotated[dict[str, float], Field(description="Starting weight of habit inputs; the others start at 0; season inputs may be named too.")] = {
         "habit_log_decayed_90d": 1.0,
         "trend_lift_4w": -0.5,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.head import LEAD_INPUT, LONGEST_LEAD
 from lightning_modules.samples import SampleData
 
 TOP = 10
@@ -38,10 +39,12 @@ class Weights:
 class Question:
     """What some users of one sample wanted of what was new to them.
 
-    taste [B, P, K] half precision; season [P, W]; is_seen, is_target [B, P]; ideal [B] the best possible sum of gains
+    lead is the head's input for it, bounded as there; taste [B, P, K] half precision; season [P, W]; is_seen, is_target [B, P]
+    ideal [B] the best possible sum of gains
     """
 
     lead_days: int
+    lead: float
     taste: Tensor
     season: Tensor
     is_seen: Tensor
@@ -57,26 +60,38 @@ class Question:
 
 
 def find_weights(
-    samples: Sequence[SampleData], users: Sequence[np.ndarray], start: Weights, season_inputs: Sequence[str], *, has_encoder: bool, seed: int
+    samples: Sequence[SampleData],
+    users: Sequence[np.ndarray],
+    start: Weights,
+    season_inputs: Sequence[str],
+    *,
+    slopes: Mapping[str, float],
+    has_encoder: bool,
+    seed: int,
 ) -> Weights:
     """The best weights on the way uphill from `start`, one changed at a time; the mean over leads of the mean over cut-offs decides.
 
-    `users`: those of each sample that are looked at, so that users held out stay unseen.
+    users
+        Those of each sample that are looked at, so that users held out stay unseen.
+    start
+        Terms of taste that are all 0 (taste is left out) stay so; season inputs it does not name are not read.
+    slopes
+        How weights of season inputs change with the lead (`head.PriorNetwork`).
     """
     asked = (question_of(sample, rows, list(start.season), season_inputs, seed) for sample, rows in zip(samples, users, strict=True))
     questions = [question for question in asked if question is not None]
     if not questions:
         return start
-    steps = {**{f"taste_{number}": TASTE_STEPS for number in range(len(start.taste))}, **SEASON_STEPS}
-    if has_encoder:
+    steps = {**{f"taste_{number}": TASTE_STEPS for number in range(len(start.taste)) if any(start.taste)}, **SEASON_STEPS}
+    if has_encoder and any(start.taste):
         steps["taste_0"] = ENCODER_STEPS
     values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season}
-    best = _figure(questions, values, start)
+    best = _figure(questions, values, start, slopes)
     for _ in range(ROUNDS):
         before = best
         for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
             while (tried := values | {changed: values[changed] + step}) and (tried[changed] >= 0 or changed in start.season):
-                figure = _figure(questions, tried, start)
+                figure = _figure(questions, tried, start, slopes)
                 if figure <= best * (1 + LEAST_GAIN):
                     break
                 values, best = tried, figure
@@ -104,6 +119,7 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     ideal = (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)
     return Question(
         lead_days=sample.lead_days,
+        lead=min(float(sample.season[0, list(season_inputs).index(LEAD_INPUT)]), LONGEST_LEAD) if LEAD_INPUT in season_inputs else 0.0,
         taste=sample.pool_taste(users).half(),
         season=sample.season[torch.searchsorted(sample.items, sample.pool)][:, columns],
         is_seen=is_seen,
@@ -112,11 +128,12 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     )
 
 
-def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:
+def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights, slopes: Mapping[str, float]) -> float:
     """Mean over leads of the mean over cut-offs."""
     taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
     season = torch.tensor([values[name] for name in start.season])
+    slope = torch.tensor([slopes.get(name, 0.0) for name in start.season])
     by_lead: dict[int, list[float]] = {}
     for question in questions:
-        by_lead.setdefault(question.lead_days, []).append(question.ndcg(taste, season))
+        by_lead.setdefault(question.lead_days, []).append(question.ndcg(taste, season + question.lead * slope))
     return float(np.mean([np.mean(found) for found in by_lead.values()]))

@@ -26,6 +26,7 @@ def head_without(*components: str) -> Head:
         habit_inputs=HABIT,
         unused_inputs=(),
         season_prior={"trend_lift_4w": (1.0, 1.0), "season_index": (0.4, 0.4)},
+        season_slopes={},
         habit_prior={"habit_log_decayed_90d": 1.0},
         habit_bias=4.0,
         season_width=4,

@@ -1,19 +1,22 @@
 """Weights that `discover` starts from: the measure is NDCG@10 by hand, the search goes uphill, sees no held-out user, and is where a head begins."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from lightning_modules import fine_tuning
+from lightning_modules.export import export_rows
 from lightning_modules.fine_tuning import ndcg
-from lightning_modules.head import Head
+from lightning_modules.head import LEAD_INPUT, Head, build_head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
 from lightning_modules.samples import SampleData
-from lightning_modules.starting_weights import LEAST_GAIN, Question, Weights, find_weights, question_of
+from lightning_modules.starting_weights import LEAST_GAIN, Question, Weights, _figure, find_weights, question_of
 
 SEARCHED = ("trend_lift_4w", "season_last_year_lift")
 
@@ -34,6 +37,7 @@ def question(season: list[float], *, seen: list[int], wanted: list[int]) -> Ques
     places = torch.arange(len(season))
     return Question(
         lead_days=0,
+        lead=0.0,
         taste=torch.zeros(1, len(season), 1).half(),
         season=torch.tensor(season)[:, None],
         is_seen=torch.isin(places, torch.tensor(seen))[None],
@@ -73,23 +77,23 @@ def test_the_search_ends_no_lower_than_it_begins(samples: list[SampleData], fine
                 by_lead.setdefault(one.lead_days, []).append(one.ndcg(torch.tensor(weights.taste), torch.tensor(list(weights.season.values()))))
         return float(np.mean([np.mean(values) for values in by_lead.values()]))
 
-    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=_terms(samples) > 2, seed=0)
+    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=_terms(samples) > 2, seed=0)
     assert figure(found) > figure(start) * (1 + LEAST_GAIN)
-    assert found == find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=_terms(samples) > 2, seed=0)
+    assert found == find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=_terms(samples) > 2, seed=0)
     assert min(found.taste) >= 0
 
 
 def test_the_search_sees_no_user_held_out(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
     few = [np.arange(1, sample.num_users, 2) for sample in samples]
     start = Weights((0.5,) * _terms(samples), {"trend_lift_4w": 1.0})
-    whole = find_weights(samples, few, start, fine_tune_job.season_inputs, has_encoder=False, seed=0)
+    whole = find_weights(samples, few, start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0)
     for sample in samples:  # whoever is held out now wants other things
         rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets[1:] - sample.offsets[:-1])
         is_held_out = rows % 2 == 0
         sample.is_target[is_held_out] = ~sample.is_target[is_held_out]
-    assert find_weights(samples, few, start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == whole
+    assert find_weights(samples, few, start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0) == whole
     nobody = [np.zeros(0, np.int64) for _ in samples]
-    assert find_weights(samples, nobody, start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == start
+    assert find_weights(samples, nobody, start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0) == start
 
 
 def test_a_new_head_begins_at_the_weights_found(samples: list[SampleData], fine_tune_job: FineTuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +106,45 @@ def test_a_new_head_begins_at_the_weights_found(samples: list[SampleData], fine_
     assert searched.season.linear.weight[1, fine_tune_job.season_inputs.index("trend_lift_4w")].item() == pytest.approx(0.7)
     assert torch.equal(searched.taste_weights()[0], fixed.taste_weights()[0])  # again begins where it did
     assert torch.equal(searched.season.linear.weight[0], fixed.season.linear.weight[0])
+
+
+def test_taste_left_out_is_not_searched(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
+    start = Weights((0.0,) * _terms(samples), {"trend_lift_4w": 0.0})
+    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0)
+    assert not any(found.taste)
+    assert found.season["trend_lift_4w"] != 0.0
+    head = fine_tuning._new_head(fine_tune_job.model_copy(update={"leave_out": ("taste", "trend")}), samples, everybody(samples), ())
+    assert not head.taste_weights().any()
+    assert not (head.season.linear.weight * head.season.used)[1, fine_tune_job.season_inputs.index("trend_lift_4w")]
+
+
+def test_weights_change_with_the_lead_up_to_a_quarter_of_a_year(tmp_path: Path) -> None:
+    """The search, the network and what is exported agree on what a weight is at a lead."""
+    inputs = ("trend_lift_4w", LEAD_INPUT)
+    head = build_head(
+        season_inputs=inputs,
+        habit_inputs=(),
+        unused_inputs=(),
+        season_prior={"trend_lift_4w": (1.0, 1.0)},
+        season_slopes={"trend_lift_4w": (0.0, -0.25)},
+        habit_prior={},
+        habit_bias=0.0,
+        season_width=4,
+        habit_width=4,
+        season_statistics=(torch.zeros(2), torch.ones(2)),
+        habit_statistics=(torch.zeros(3), torch.ones(3)),
+        taste_weights=torch.ones(2, 1),
+    )
+    rows = torch.tensor([[2.0, 0.0], [2.0, 1 / 3], [2.0, 1.0], [2.0, 4.0]])
+    expected = np.array([[2.0, 2.0], [2.0, 2.0 - 0.5 / 3], [2.0, 1.5], [2.0, 1.5]], np.float32)  # again keeps its weight
+    np.testing.assert_allclose(head.season(rows).detach().numpy(), expected, rtol=1e-6)
+    export_rows([head.season, head.season], tmp_path / "season.onnx", output="season")
+    np.testing.assert_allclose(onnxruntime.InferenceSession(tmp_path / "season.onnx").run(None, {"inputs": rows.numpy()})[0], expected, rtol=1e-6)
+    asked = replace(question([5.0, 4.0, 3.0, 2.0], seen=[], wanted=[3]), lead=1.0)
+    figures = [
+        _figure([asked], {"taste_0": 0.0, "trend_lift_4w": 0.5}, Weights((0.0,), {"trend_lift_4w": 0.5}), {"trend_lift_4w": slope}) for slope in (0.0, -1.0)
+    ]
+    assert figures == pytest.approx([1 / math.log2(5), 1.0])  # at this lead the weight is .5, or -.5
 
 
 def _terms(samples: list[SampleData]) -> int:
