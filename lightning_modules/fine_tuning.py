@@ -51,6 +51,7 @@ WARM_UP = 0.1
 ENCODER_WEIGHT = {"again": 0.02, "discover": 0.2}
 FIRST_LINEAR_WEIGHT = {"again": 0.5, "discover": 0.5}
 OTHER_LINEAR_WEIGHT = {"again": 0.02, "discover": 0.5}
+WHERE_SAMPLES_LIE = {"accelerator": "cpu", "precision": "32"}  # a head is small: its samples would travel to a GPU, and be put together from two precisions
 Share = tuple[float, float]  # of the stage: where it begins and ends, 0 to 1
 
 CALENDAR_INPUTS = ("season_sin_1", "season_cos_1", "season_sin_2", "season_cos_2")
@@ -352,6 +353,7 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
     Raises NotEnoughHistoryError where no sample's window ends at or before an origin.
     """
     started = time.monotonic()
+    compute = compute.model_copy(update=WHERE_SAMPLES_LIE)
     log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
     terms = folder / f"terms_{process_rank()}"
     cutoffs = sorted({sample.cutoff for sample in job.samples} | set(job.origins))

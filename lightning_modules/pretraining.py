@@ -302,7 +302,7 @@ def pretrain(job: PretrainJob, compute: ComputeConfig, folder: Path) -> JobResul
     held_out = HeldOut([], checks=job.checks, patience=job.patience)
     loss_log = LossLog()
     callbacks = [ProgressLines("pretrain"), loss_log, held_out, Snapshots(folder / SNAPSHOTS, periods), Checkpoints(folder, compute.checkpoint_every_steps)]
-    trainer = build_trainer(compute, folder, callbacks, has_wide_layers=True)
+    trainer = build_trainer(compute, folder, callbacks, has_wide_layers=True, can_shard=True)
     walk.rank, walk.world_size = trainer.global_rank, trainer.world_size
     if periods and periods[0].snapshot is None:
         held_out.batches = walk.held_out(periods[0].end_day, periods[1].end_day)

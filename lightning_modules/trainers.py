@@ -105,9 +105,18 @@ class ProgressLines(pl.Callback):
 
 
 def build_trainer(
-    compute: ComputeConfig, folder: Path, callbacks: Sequence[pl.Callback], *, gradient_clip: float | None = None, has_wide_layers: bool = False
+    compute: ComputeConfig,
+    folder: Path,
+    callbacks: Sequence[pl.Callback],
+    *,
+    gradient_clip: float | None = None,
+    has_wide_layers: bool = False,
+    can_shard: bool = False,
 ) -> pl.Trainer:
-    """Trainer for this process: alone, or one rank of those `torch.distributed.run` started. `has_wide_layers`: see `use_bf16`."""
+    """Trainer for this process: alone, or one rank of those `torch.distributed.run` started. `has_wide_layers`: see `use_bf16`.
+
+    `can_shard`: the module shares its weights out where the strategy is fsdp2; every process holds all of any other.
+    """
     quiet()
     keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -115,7 +124,7 @@ def build_trainer(
         accelerator=compute.accelerator,
         devices=compute.devices if world > 1 else 1,
         num_nodes=compute.num_nodes if world > 1 else 1,
-        strategy=_strategy(compute, world),
+        strategy=_strategy(compute, world, can_shard=can_shard),
         precision="bf16-mixed" if use_bf16(compute, has_wide_layers=has_wide_layers) else "32-true",
         max_epochs=1,
         gradient_clip_val=gradient_clip,
@@ -174,11 +183,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(pytorch_lightning|lightning_fabric|torch)\..*")
 
 
-def _strategy(compute: ComputeConfig, world: int) -> Strategy | str:
+def _strategy(compute: ComputeConfig, world: int, *, can_shard: bool) -> Strategy | str:
     if world == 1:
         return "auto"
     backend = "gloo" if not torch.cuda.is_available() or compute.accelerator == "cpu" else "nccl"
-    if compute.strategy == "fsdp2":
+    if compute.strategy == "fsdp2" and can_shard:
         return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1, process_group_backend=backend, save_distributed_checkpoint=False)
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False, gradient_as_bucket_view=True, broadcast_buffers=False)
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from contracts.errors import DataContractError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
@@ -211,6 +212,19 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
     after = measure(heads[0], job, newest, held_out)
     assert after["again"] == pytest.approx(result.metrics[f"held_out_ndcg_again_{origin}"])
     assert sum(math.log(value + 1e-6) for value in after.values()) > sum(math.log(value + 1e-6) for value in before.values())
+
+
+def test_a_head_is_fitted_after_an_encoder_on_gpus_in_bf16_shared_out(
+    fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines of `large_model.yaml`: samples lie in memory in single precision, and a head has nothing to share out."""
+    monkeypatch.setattr(fine_tuning, "_export", lambda *given: None)
+    job = fine_tune_job.model_copy(update={"max_steps": 2, "origins": fine_tune_job.origins[:1]})
+    large = compute.model_copy(update={"accelerator": "gpu", "precision": "bf16", "strategy": "fsdp2"})
+    assert fine_tune(job, large, tmp_path).metrics[f"steps_{job.origins[0]}"] == 2.0
+    whole, shared_out = (trainers._strategy(large, 2, can_shard=can_shard) for can_shard in (False, True))
+    assert isinstance(whole, DDPStrategy)
+    assert isinstance(shared_out, ModelParallelStrategy)
 
 
 def test_progress_is_of_the_whole_stage_and_never_goes_back(
