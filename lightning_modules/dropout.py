@@ -27,8 +27,10 @@ def dropout(x: Tensor, share: float, is_training: bool) -> Tensor:
 
 def random_numbers(*shape: int) -> Tensor:
     """Whole numbers even over -32,768 .. 32,767, int16, on the CPU."""
-    total = math.prod(shape)
-    words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-total // 4))
+    total, seed = math.prod(shape), torch.randint(2**62, ())
+    if type(seed) is not Tensor:  # tensors have no data here: `plan.py`
+        return torch.empty(shape, dtype=torch.int16)
+    words = np.random.SFC64(int(seed)).random_raw(-(-total // 4))
     return torch.from_numpy(words.view(np.int16)[:total]).view(shape)
 
 

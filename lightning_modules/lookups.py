@@ -15,8 +15,11 @@ def rows_of(table: Tensor, index: Tensor) -> Tensor:
 
 
 def by_day(function: Callable[[Tensor], Tensor], days: Tensor) -> Tensor:
-    """`function(days)`, [...] -> [..., D]; for packed events on a CPU computed once for each day from the first to the last."""
-    if torch.compiler.is_exporting() or days.ndim != 1 or days.device.type != "cpu" or not len(days):
+    """`function(days)`, [...] -> [..., D]; for packed events on a CPU computed once for each day from the first to the last.
+
+    Tensors without data (an export, `plan.py`) have no first day.
+    """
+    if torch.compiler.is_exporting() or type(days) is not Tensor or days.ndim != 1 or days.device.type != "cpu" or not len(days):
         return function(days)
     first, last = int(days.min()), int(days.max())
     if last - first >= len(days):
