@@ -129,7 +129,7 @@ class Pretraining(lightning.LightningModule):
             return loss
         count = batch.weights.sum()
         total = self.trainer.strategy.reduce(count.clone(), reduce_op="sum")
-        return loss * count * self.trainer.world_size / total
+        return loss * count * self.trainer.world_size / total.clamp(min=1e-12)  # a batch of nothing but repeats has no target on any process
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by step, so that a resumed run draws the same; set the learning rate."""

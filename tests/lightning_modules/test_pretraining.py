@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +154,20 @@ def test_logq_makes_sampling_an_estimate_of_the_full_softmax(pretrain_job: Pretr
     values = {loss: float(Objective(taste, loss)(batch).detach()) for loss in ("full_softmax", "sampled_softmax_logq", "sampled_softmax")}
     assert values["sampled_softmax_logq"] == pytest.approx(values["full_softmax"], rel=0.03)
     assert values["sampled_softmax"] > values["full_softmax"] + 1
+
+
+def test_a_batch_without_a_target_on_any_process_changes_nothing(pretrain_job: PretrainJob, tmp_path: Path) -> None:
+    """All of its events are repeats, as may be in the few batches of a daily update."""
+    log = open_log(pretrain_job.events, tmp_path, pretrain_job.event_type_codes(), pretrain_job.num_items)
+    batch = next(iter(TimeWalk(log, plan_periods(pretrain_job)[:1], walk_settings(pretrain_job), num_items=pretrain_job.num_items)))
+    none = {name: getattr(batch, name)[:0] for name in ("sources", "targets", "request_days", "lead_days", "since", "weights")}
+    taste = build_taste(pretrain_job.encoder, torch.zeros(pretrain_job.num_items, 0, dtype=torch.long), num_items=pretrain_job.num_items, num_event_types=2)
+    module = Pretraining(taste, pretrain_job)
+    module._trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=lambda value, reduce_op: value))
+    loss = module.training_step(replace(batch, **none), 0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(weight.grad is None or not weight.grad.any() for weight in module.parameters())
 
 
 @pytest.mark.parametrize("world_size", [2, 60])
