@@ -27,8 +27,8 @@ class PriorNetwork(nn.Module):
     With a `slope` [outputs, inputs] the linear weights change with the lead, which is the column `lead_input` in quarters of a year (84 days), up to one:
     weight + lead x slope. It is given, not learned.
 
-    Inputs where `is_used` [inputs] is false are not read at all (but for the lead, by the slopes of others), and with none in use the answer is 0; those that never varied in training are
-    left out of the network, which would not know what to make of the day they do.
+    Inputs where `is_used` [inputs] is false are not read at all (but for the lead, by the slopes of others), and with none in use the answer is 0;
+    those that never varied in training are left out of the network, which would not know what to make of the day they do.
     """
 
     def __init__(
