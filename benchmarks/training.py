@@ -208,13 +208,13 @@ def _taste(job: PretrainJob) -> Taste:
 
 
 PARTS = {
-    "dense layers and scores": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "attention": ("scaled_dot_product",),
+    "dense layers and scores": ("aten::mm", "aten::addmm"),
+    "attention": ("scaled_dot_product", "aten::bmm", "aten::tril", "_softmax_backward_data"),
     "activations": ("aten::gelu", "aten::silu", "aten::sigmoid"),
-    "softmax": ("aten::exp", "aten::log", "softmax", "aten::masked_fill", "aten::amax", "aten::gather", "aten::scatter"),
-    "dropout": ("aten::random_", "aten::ge", "dropout", "bernoulli"),
+    "softmax": ("aten::exp", "aten::log", "softmax", "aten::masked_fill", "aten::amax", "aten::gather"),
+    "dropout": ("aten::random_", "aten::ge", "aten::bitwise_and", "dropout", "bernoulli"),
     "norms": ("layer_norm",),
-    "rows of tables": ("embedding", "aten::index", "aten::cat", "index_add"),
+    "rows of tables": ("embedding", "aten::index", "aten::cat", "index_add", "aten::scatter"),  # an `index_add` is carried out as a scatter
     "casts and copies": ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::fill_", "aten::zero_"),
     "optimiser": ("adam", "_foreach", "Optimizer"),
 }
