@@ -187,9 +187,9 @@ def peers(results: Results) -> str:
 
 
 def labels(results: Results) -> str:
-    """All arms at each share of the labels; beside each what it gains over the first, which has learned from labels alone."""
+    """All arms at each share of the labels; beside each what it gains over the one that all are compared with, which has learned from labels alone."""
     rows = [row for row in results["rows"] if row["lead_days"] is not None]
-    arms = list(dict.fromkeys(row["model"] for row in rows if row["metric"] == METRIC))
+    arms = list(dict.fromkeys([*(row["other"] for row in rows if "other" in row), *(row["model"] for row in rows if row["metric"] == METRIC)]))
     lines = ["| list | lead | labels | " + " | ".join([arms[0], *(f"{arm} | gain in per cent [95 % interval]" for arm in arms[1:])]) + " |"]
     lines.append("|---|---|---|---|" + "---|---|" * (len(arms) - 1))
     for list_name, lead, share in sorted({(row["list"], row["lead_days"], row["label_share"]) for row in rows}):
