@@ -37,7 +37,8 @@ LOG_ROW = 10  # bytes of an event in the memory-mapped log
 SAMPLER_ROW = 24  # bytes of an item in the sampler of negatives
 FEWEST_EVENTS = 50_000
 GATHERS = ("embedding", "index_select", "gather", "index")  # read some rows of what they are given, not all of it
-KEPT_BY_ALLOCATOR = 1.12  # glibc keeps freed blocks: tests/lightning_modules/test_plan.py; 1.03 with MALLOC_MMAP_THRESHOLD_=131072, at twice the time
+KEPT_BY_ALLOCATOR = 1.06  # glibc keeps freed blocks; of what a step makes anew more, since training asks it to (`trainers.keep_freed_memory`)
+KEPT_OF_ACTIVATIONS = 1.3  # both by tests/lightning_modules/test_plan.py
 GATHERED_BLOCKS = 2  # FSDP2 holds the block that is computed and the next one
 
 
@@ -112,7 +113,8 @@ class Plan:
     def process_bytes(self) -> int:
         """Growth of one process's resident memory where the device is the CPU: device, loading and saving share one memory."""
         saving = self.weights + self.gradients + self.optimizer_states + self.saving
-        return int(KEPT_BY_ALLOCATOR * (max(self.device_bytes, saving) + self.loading))
+        in_a_step = KEPT_BY_ALLOCATOR * (self.device_bytes - self.activations) + KEPT_OF_ACTIVATIONS * self.activations
+        return int(max(in_a_step, KEPT_BY_ALLOCATOR * saving) + KEPT_BY_ALLOCATOR * self.loading)
 
     @property
     def seconds(self) -> float:
