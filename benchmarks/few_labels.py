@@ -20,12 +20,10 @@ from typing import Any
 import polars as pl
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
-from benchmarks.recommender import CODE, DATA_SETS, add_run_arguments, on_threads, parameters_of, short
+from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, gain_rows, on_threads, parameters_of, short
 from contracts.config import PipelineConfig
 from evaluation.evaluation import evaluate
-from evaluation.results import Comparison
 from flows.local_environment import use_local_stores
-from tasks.store import reuse_digest
 
 CELLS = RESULTS / "cells" / "few_labels"
 SHARES = (0.01, 0.1, 1.0)
@@ -64,8 +62,7 @@ def config_of(data: str, storage: str, arm: str, share: float) -> PipelineConfig
 
 def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> dict[str, Any]:
     """Where the rankings of an arm, a share and a seed lie; read where they were made before and are still there."""
-    digest = reuse_digest(config.model_copy(update={"storage_root": ""}), str(seed), code=CODE)
-    cell = CELLS / f"{config.name}-{arm.removeprefix('perennial:').replace(' ', '_')}-{share:g}-seed{seed}-{digest}.json"
+    cell = CELLS / f"{config.name}-{arm.removeprefix('perennial:').replace(' ', '_')}-{share:g}-seed{seed}-{digest_of(config, str(seed))}.json"
     if cell.exists():
         found = dict(json.loads(cell.read_text(encoding="utf-8")))
         if (Path(config.storage_root) / found["rankings"]).exists():
@@ -90,30 +87,23 @@ def compared(config: PipelineConfig, share: float, cells: dict[str, list[dict[st
     from flows.partial_runs import validate_only
 
     _, validated = validate_only(config)
-    result = evaluate(
-        {arm: [pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in found] for arm, found in cells.items()},
-        pl.scan_parquet(validated.accepted.parts()),
-        config.evaluation,
-        model=WITHOUT,
-        dataset=config.name,
-        target_events=config.fine_tuning.target_events,
-        seed=config.seed,
-    )
+    tables = {arm: [pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in found] for arm, found in cells.items()}
+    interactions = pl.scan_parquet(validated.accepted.parts())
     about = {"label_share": share, "seeds": len(cells[WITHOUT])}
-    rows = [{**row.model_dump(), **about} for row in result.rows if row.metric == METRIC and row.origin == "all"]
-    rows += [
-        {**gain_over(one), "dataset": config.name, "origin": "all", "metric": f"gain of {METRIC}", **about}
-        for one in result.comparisons
-        if one.metric == METRIC
-    ]
+    rows: list[dict[str, Any]] = []
+    for arm in cells:
+        result = evaluate(
+            {arm: tables[arm], **({WITHOUT: tables[WITHOUT]} if arm != WITHOUT else {})},
+            interactions,
+            config.evaluation,
+            model=arm,
+            dataset=config.name,
+            target_events=config.fine_tuning.target_events,
+            seed=config.seed,
+        )
+        rows += [{**row.model_dump(), **about} for row in result.rows if row.model == arm and row.metric == METRIC and row.origin == "all"]
+        rows += gain_rows(result, config, **about)
     return [short(row) for row in rows]
-
-
-def gain_over(one: Comparison) -> dict[str, Any]:
-    """A comparison of labels alone with an arm, turned round: what the arm gains over them."""
-    turned = {"model": one.other, "other": one.model, "value": one.other_value / one.value - 1}
-    low, high = -one.ci_high / one.value, -one.ci_low / one.value
-    return {"list": one.list, "lead_days": one.lead_days, **turned, "relative": turned["value"], "relative_low": low, "relative_high": high, "n": one.num_rows}
 
 
 if __name__ == "__main__":

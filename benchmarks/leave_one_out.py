@@ -16,6 +16,7 @@ Read from the folder in PERENNIAL_DATA (default ../shared/data).
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -70,7 +71,7 @@ def main() -> None:
         cells = [measured_cell(folder, model, epochs=epochs, seed=seed) for seed in range(seeds)]
         rows += [row for cell in cells for row in cell["rows"]] + mean_of_seeds(model, [cell["places"] for cell in cells])
     name = "leave_one_out_quick" if asked.quick else "leave_one_out"
-    print(write_results(name, command="python -m benchmarks.leave_one_out" + (" --quick" if asked.quick else ""), rows=rows))
+    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.leave_one_out", *sys.argv[1:]]), rows=rows))
 
 
 def measured_cell(folder: Path, model: str, *, epochs: float, seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
@@ -82,55 +82,62 @@ def parameters_of(name: str, storage: str, *, quick: bool) -> PipelineConfig:
 
 
 def measured_cell(config: PipelineConfig, *, only_stored: bool = False) -> list[dict[str, object]]:
-    """Rows of one data set and seed; read from its cell where it was measured before, none elsewhere where `only_stored`."""
-    cell = CELLS / f"{config.name}-seed{config.seed}-{reuse_digest(config.model_copy(update={'storage_root': ''}), code=CODE)}.json"
-    if cell.exists():
-        return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
-    if only_stored:
-        return []
-    use_local_stores(config.storage_root)
-    from flows.partial_runs import train_and_measure
-    from tasks.evaluate import read_evaluation
+    """Rows of one data set and seed; none where it was not measured before and `only_stored`."""
 
-    result = read_evaluation(train_and_measure(config).path)
-    rows = [{**row.model_dump(), "seed": config.seed} for row in result.rows]
-    rows += [
-        {**comparison.model_dump(), "dataset": config.name, "metric": f"gain of {comparison.metric}", "seed": config.seed, "origin": "all"}
-        for comparison in result.comparisons
-        if comparison.metric == result.main_metric
-    ]
-    rows += lift_rows(result, config)
-    rows = [short(row) for row in rows if is_kept(row)]
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(results_text(rows), encoding="utf-8")
-    return rows
+    def rows() -> list[dict[str, object]]:
+        use_local_stores(config.storage_root)
+        from flows.partial_runs import train_and_measure
+        from tasks.evaluate import read_evaluation
+
+        result = read_evaluation(train_and_measure(config).path)
+        found = [{**row.model_dump(), "seed": config.seed} for row in result.rows]
+        found += [*gain_rows(result, config, seed=config.seed), *lift_rows(result, config)]
+        return [row for row in found if is_kept(row)]
+
+    return kept(f"{config.name}-seed{config.seed}-{digest_of(config)}", rows, only_stored=only_stored)
 
 
 def averaged_cell(configs: Sequence[PipelineConfig], *, only_stored: bool = False) -> list[dict[str, object]]:
     """Figures and gains of all seeds of a data set, averaged per user before anything else; baselines draw no lots."""
     config = configs[0]
-    digest = reuse_digest(config.model_copy(update={"storage_root": ""}), str([one.seed for one in configs]), code=CODE)
-    cell = CELLS / f"{config.name}-{len(configs)}-seeds-{digest}.json"
+
+    def rows() -> list[dict[str, object]]:
+        use_local_stores(config.storage_root)
+        from flows.partial_runs import averaged_over_seeds, train_and_measure
+
+        result = averaged_over_seeds(config, [train_and_measure(one) for one in configs])  # each finds what its cell was made from
+        about = {"seed": None, "seeds": len(configs)}
+        ours = [{**row.model_dump(), **about} for row in result.rows if row.model == OURS and row.metric in OF_OTHERS]
+        return ours + gain_rows(result, config, **about)
+
+    return kept(f"{config.name}-{len(configs)}-seeds-{digest_of(config, str([one.seed for one in configs]))}", rows, only_stored=only_stored)
+
+
+def digest_of(config: PipelineConfig, *more: str) -> str:
+    """Digest of the parameters, whatever their storage, and of the code."""
+    return reuse_digest(config.model_copy(update={"storage_root": ""}), *more, code=CODE)
+
+
+def kept(name: str, measure: Callable[[], list[dict[str, object]]], *, only_stored: bool) -> list[dict[str, object]]:
+    """Rows of a cell, measured where no run has kept them yet; empty instead where `only_stored`."""
+    cell = CELLS / f"{name}.json"
     if cell.exists():
         return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
     if only_stored:
         return []
-    use_local_stores(config.storage_root)
-    from flows.partial_runs import averaged_over_seeds, train_and_measure
+    rows = [short(row) for row in measure()]
+    cell.parent.mkdir(parents=True, exist_ok=True)
+    cell.write_text(results_text(rows), encoding="utf-8")
+    return rows
 
-    references = [train_and_measure(one) for one in configs]  # each finds what its cell was made from
-    result = averaged_over_seeds(config, references)
-    about = {"seed": None, "seeds": len(configs)}
-    rows = [{**row.model_dump(), **about} for row in result.rows if row.model == OURS and row.metric in OF_OTHERS]
-    rows += [
+
+def gain_rows(result: EvaluationResult, config: PipelineConfig, **about: object) -> list[dict[str, object]]:
+    """What the model gains over each other one in the main metric, pooled over origins."""
+    return [
         {**one.model_dump(), "dataset": config.name, "metric": f"gain of {one.metric}", "origin": "all", **about}
         for one in result.comparisons
         if one.metric == result.main_metric
     ]
-    rows = [short(row) for row in rows]
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(results_text(rows), encoding="utf-8")
-    return rows
 
 
 def lift_rows(result: EvaluationResult, config: PipelineConfig) -> list[dict[str, object]]:

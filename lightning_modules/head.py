@@ -41,8 +41,8 @@ class PriorNetwork(nn.Module):
         mean: Tensor,
         deviation: Tensor,
         is_used: Tensor,
-        slope: Tensor | None = None,
         lead_input: int | None = None,
+        slope: Tensor | None = None,
     ) -> None:
         super().__init__()
         num_inputs = prior.shape[1]

@@ -82,19 +82,20 @@ def find_weights(
     questions = [question for question in asked if question is not None]
     if not questions:
         return start
-    steps = {**{f"taste_{number}": TASTE_STEPS for number in range(len(start.taste)) if any(start.taste)}, **SEASON_STEPS}
-    if has_encoder and any(start.taste):
-        steps["taste_0"] = ENCODER_STEPS
+    of_taste = [ENCODER_STEPS if has_encoder and number == 0 else TASTE_STEPS for number in range(len(start.taste))] if any(start.taste) else []
+    steps = {**{f"taste_{number}": one for number, one in enumerate(of_taste)}, **SEASON_STEPS}
     values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season}
     best = _figure(questions, values, start, slopes)
     for _ in range(ROUNDS):
         before = best
         for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
-            while (tried := values | {changed: values[changed] + step}) and (tried[changed] >= 0 or changed in start.season):
+            tried = values | {changed: values[changed] + step}
+            while changed in start.season or tried[changed] >= 0:  # terms of taste stay positive
                 figure = _figure(questions, tried, start, slopes)
                 if figure <= best * (1 + LEAST_GAIN):
                     break
                 values, best = tried, figure
+                tried = values | {changed: values[changed] + step}
         if best == before:
             break
     return Weights(tuple(values[f"taste_{number}"] for number in range(len(start.taste))), {name: values[name] for name in start.season})

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from benchmarks import few_labels, further_sets, leave_one_out, planted_season
-from evaluation.results import Comparison
 from lightning_modules.taste import build_taste
 
 
@@ -164,23 +163,3 @@ def test_arms_see_the_same_labels_and_differ_in_what_taste_has_learned_without_a
     first, *others = arms.values()
     assert all(one.evaluation == first.evaluation for one in others)
     assert len(first.evaluation.origins) == 1
-
-
-def test_a_gain_over_labels_alone_is_the_comparison_turned_round() -> None:
-    given = {"list": "again", "lead_days": 0, "metric": "ndcg@10", "model": few_labels.WITHOUT, "other": "arm", "value": 0.2, "other_value": 0.25}
-    one = Comparison.model_validate(
-        {
-            **given,
-            "difference": -0.05,
-            "ci_low": -0.06,
-            "ci_high": -0.03,
-            "relative": -0.2,
-            "relative_low": -0.24,
-            "relative_high": -0.13,
-            "num_users": 5,
-            "num_rows": 7,
-        }
-    )
-    gain = few_labels.gain_over(one)
-    assert (gain["model"], gain["other"], gain["n"]) == ("arm", few_labels.WITHOUT, 7)
-    assert [gain[name] for name in ("relative_low", "relative", "relative_high")] == pytest.approx([0.15, 0.25, 0.3])
