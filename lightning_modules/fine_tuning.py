@@ -383,7 +383,7 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
         figures, world_size = _fit_and_export(job, log, usable, known, compute, folder / cutoff.isoformat(), share)
         metrics |= {f"{name}_{cutoff}": value for name, value in figures.items()}
     shutil.rmtree(terms, ignore_errors=True)
-    say("fine_tune", 1.0, f"{len(job.origins)} heads")
+    say("fine_tune", 1.0, f"{len(job.origins) * _num_heads(job)} heads")
     return JobResult(stage=job.stage, output=str(folder), metrics=metrics, seconds=time.monotonic() - started, world_size=world_size)
 
 
@@ -419,9 +419,10 @@ def _fit_and_export(
     heads, world_size = [], 1
     taste, adaptation = known.taste, None
     number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
-    for seed in range(job.num_seeds):
-        label = f"head {number * job.num_seeds + seed + 1} of {len(job.origins) * job.num_seeds} ({known.cutoff})"
-        part = _part(share, seed, job.num_seeds)
+    num_heads = _num_heads(job)
+    for seed in range(num_heads):
+        label = f"head {number * num_heads + seed + 1} of {len(job.origins) * num_heads} ({known.cutoff})"
+        part = _part(share, seed, num_heads)
         if samples:
             head, adaptation, figures, world_size = _fit(
                 job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, share=part
@@ -436,6 +437,11 @@ def _fit_and_export(
         nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
         save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
     return figures, world_size
+
+
+def _num_heads(job: FineTuneJob) -> int:
+    """Heads that are averaged: as many as asked for; where it is not said, as many as an earlier training left, or the default."""
+    return int(read_weights(job.start.weights).described["num_heads"]) if job.start and job.num_seeds is None else job.num_heads
 
 
 def _encoder_gain(job: FineTuneJob, log: EventLog, usable: list[SampleData], compute: ComputeConfig, folder: Path, share: Share) -> Gain | None:
@@ -484,7 +490,9 @@ def _fit(
     walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
     histories = samples[0].histories
     adaptation = _new_adaptation(job, histories.taste) if histories else None
-    head = _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1])) if job.start else _new_head(job, samples, users, unused)
+    head = (
+        _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1])) if job.start else _new_head(job, samples, users, unused, seed=seed)
+    )
     module = FineTuning(head, job, samples, label, adaptation, share)
     check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
@@ -558,7 +566,7 @@ def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
     return head
 
 
-def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarray], unused: tuple[str, ...]) -> Head:
+def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarray], unused: tuple[str, ...], *, seed: int) -> Head:
     chosen = samples[:: max(len(samples) // 6, 1)]
     has_encoder = bool(samples[0].queries.shape[1])
     weights = {
@@ -571,7 +579,7 @@ def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarra
         taste = weights["discover"] if "taste" not in job.leave_out else [0.0] * len(weights["discover"])
         start = Weights(tuple(taste), {name: prior[name][1] for name in read})
         slopes = {name: both[1] for name, both in job.season_slopes.items()}
-        found = find_weights(samples, users, start, job.season_inputs, slopes=slopes, has_encoder=has_encoder, seed=job.seed)
+        found = find_weights(samples, users, start, job.season_inputs, slopes=slopes, has_encoder=has_encoder, seed=seed)
         weights["discover"] = list(found.taste)
         prior |= {name: (prior[name][0], weight) for name, weight in found.season.items()}
     return build_head(

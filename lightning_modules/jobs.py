@@ -133,6 +133,9 @@ class Sample(BaseModel):
     targets: Annotated[str, Field(description="Parquet: user_id, item_id, is_new; one row per distinct (user, item) of the window.")]
 
 
+HEADS = 3
+
+
 class FineTuneJob(Job):
     """Training of the head for one or more origins, on samples whose window ends at or before the origin.
 
@@ -183,8 +186,8 @@ class FineTuneJob(Job):
     leave_out: Annotated[tuple[Component, ...], Field(description="Components the head is fitted and served without.")] = ()
     lora_rank: Annotated[int, Field(ge=1, description="Rank of a change of a matrix.")] = 8
     adaptation_rate: Annotated[float, Field(gt=0, description="Learning rate of changes and of the layer, relative to the head's.")] = 0.2
-    epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 2
-    max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
+    epochs: Annotated[int, Field(ge=1, description="Passes over the (cut-off, lead, user) samples.")] = 4
+    max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 800
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
     anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start in the list again, squared distance.")] = 0.3
     anchor_discover: Annotated[
@@ -206,7 +209,7 @@ class FineTuneJob(Job):
     season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
     patience: Annotated[int, Field(ge=1, description="Early stopping: looks without gain at the newest sampled cut-off.")] = 3
-    num_seeds: Annotated[int, Field(ge=1, description="Heads that are averaged.")] = 1
+    num_seeds: Annotated[int | None, Field(ge=1, description="Heads that are averaged; left out: 3, or 1 where the encoder is adapted too.")] = None
     replay: Annotated[float, Field(ge=0, lt=1, description="Share of the users who train whose window the weights to start from have seen.")] = 0.25
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
 
@@ -219,6 +222,11 @@ class FineTuneJob(Job):
     def adapts(self) -> bool:
         """Whether anything but the head is learned."""
         return self.adaptation != "frozen" or self.adaptation_layer != "none"
+
+    @property
+    def num_heads(self) -> int:
+        """Heads that a training from the beginning fits at each origin and averages; several cannot share an encoder that each of them changes."""
+        return self.num_seeds or (1 if self.adapts else HEADS)
 
     @classmethod
     def from_config(cls, config: FineTuningConfig, **given: object) -> Self:

@@ -20,7 +20,7 @@ from lightning_modules.samples import SampleData
 
 TOP = 10
 USERS_OF_SAMPLE = 64
-LEAST_GAIN = 0.002  # relative; below it a step is noise
+LEAST_GAIN = 0.005  # relative; below it a step is noise
 ROUNDS = 3
 TASTE_STEPS = (0.15, -0.15)
 ENCODER_STEPS = (0.05, 0.2, -0.05)

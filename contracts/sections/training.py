@@ -142,8 +142,8 @@ class FineTuningConfig(Section):
     ] = ()
     lora_rank: Annotated[int, Field(ge=1, le=1024, description="Rank of a change of a matrix (adaptation lora).")] = 8
     adaptation_rate: Annotated[float, Field(gt=0, le=10, description="Learning rate of what changes the encoder, relative to the head's.")] = 0.2
-    epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 2
-    max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 400
+    epochs: Annotated[int, Field(ge=1, le=1000, description="Passes over the (cut-off, lead, user) samples.")] = 4
+    max_steps: Annotated[int, Field(ge=1, description="Steps at most; a random part of the samples where they hold more.")] = 800
     batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96
     anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start in the list again, squared distance.")] = 0.3
     anchor_discover: Annotated[
@@ -157,7 +157,7 @@ class FineTuningConfig(Section):
     season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
     patience: Annotated[int, Field(ge=1, description="Early stopping: looks at held-out users of the newest cut-off (two an epoch) without gain.")] = 3
-    num_seeds: Annotated[int, Field(ge=1, le=10, description="Heads that are averaged.")] = 1
+    num_seeds: Annotated[int | None, Field(ge=1, le=10, description="Heads that are averaged; left out: 3, or 1 where the encoder is adapted too.")] = None
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
 
     @model_validator(mode="after")
@@ -168,7 +168,7 @@ class FineTuningConfig(Section):
 
 def check_adaptation(section: Any) -> None:
     """Raise ValueError where heads of several seeds would each want an encoder of their own."""
-    if section.num_seeds > 1 and (section.adaptation != "frozen" or section.adaptation_layer != "none"):
+    if (section.num_seeds or 1) > 1 and (section.adaptation != "frozen" or section.adaptation_layer != "none"):
         raise ValueError(
             f"fine_tuning.num_seeds {section.num_seeds} does not go with fine_tuning.adaptation {section.adaptation} and adaptation_layer {section.adaptation_layer}: "
             "averaged heads share one encoder. Set num_seeds to 1, or keep the encoder frozen without a layer."

@@ -146,6 +146,7 @@ def fine_tune_job(tables: Path) -> FineTuneJob:
         num_drawn=8,
         batch_users=32,
         epochs=2,
+        num_seeds=1,
     )
 
 

@@ -47,7 +47,7 @@ def test_it_starts_as_the_encoder_itself(weights: str, layer: str, job: FineTune
     users = torch.tensor([5, 0, 11])
     adaptation = Adaptation(sample.histories.taste, weights=weights, layer=layer, rank=2)
     torch.testing.assert_close(adaptation.queries(sample, users), sample.queries[users], atol=1e-5, rtol=1e-4)
-    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], ())
+    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], (), seed=0)
     for ours, theirs in zip(
         rank_lists(head, job, sample, users, seed=0, queries=adaptation.queries(sample, users)), rank_lists(head, job, sample, users, seed=0), strict=True
     ):
@@ -195,7 +195,7 @@ def test_a_look_at_held_out_users_sees_the_adapted_encoder(job: FineTuneJob, tmp
     for value in adaptation.parameters():
         torch.nn.init.normal_(value, std=0.5)
     users = torch.tensor([2, 9, 20])
-    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], ())
+    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], (), seed=0)
     applied = adaptation.applied(sample, users.numpy())
     by_look, by_step, as_before = (
         rank_lists(head, job, applied, users, seed=0)[0],

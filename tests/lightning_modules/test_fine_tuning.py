@@ -20,6 +20,7 @@ from lightning_modules.head import Head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
 from lightning_modules.samples import Known, SampleData, known_at, pool_taste, read_sample, sample_data
+from lightning_modules.warm_start import WEIGHTS, read_weights
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def all_samples(job: FineTuneJob, log: EventLog, terms: Path) -> list[SampleData
 
 
 def new_head(job: FineTuneJob, sample: SampleData) -> Head:
-    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], ())
+    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], (), seed=0)
     torch.manual_seed(0)
     for network in (head.season, head.habit):
         torch.nn.init.normal_(network.outer.weight, std=0.3)
@@ -208,7 +209,7 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
     log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
     samples = all_samples(job, log, tmp_path / "terms")
     users, newest, held_out = fine_tuning._split(samples, seed=job.seed)
-    before = measure(fine_tuning._new_head(job, samples, users, fine_tuning.CALENDAR_INPUTS), job, newest, held_out)
+    before = measure(fine_tuning._new_head(job, samples, users, fine_tuning.CALENDAR_INPUTS, seed=0), job, newest, held_out)
     after = measure(heads[0], job, newest, held_out)
     assert after["again"] == pytest.approx(result.metrics[f"held_out_ndcg_again_{origin}"])
     assert sum(math.log(value + 1e-6) for value in after.values()) > sum(math.log(value + 1e-6) for value in before.values())
@@ -236,6 +237,23 @@ def test_progress_is_of_the_whole_stage_and_never_goes_back(
     assert len(set(told)) > 2 * len(fine_tune_job.origins) * 2, "each head tells of its steps"
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_heads_of_an_origin_draw_other_lots_each(fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    search = fine_tuning.find_weights
+    monkeypatch.setattr(fine_tuning, "find_weights", lambda *given, **named: seeds.append(named["seed"]) or search(*given, **named))
+    job = fine_tune_job.model_copy(update={"num_seeds": None, "max_steps": 1, "seed": 5})
+    fine_tune(job, compute, tmp_path)
+    weights = read_weights(tmp_path / job.origins[0].isoformat() / WEIGHTS)
+    assert weights.described["num_heads"] == 3
+    assert seeds == [5, 6, 7]
+    assert not torch.equal(weights.parts["head_0"]["habit.inner.weight"], weights.parts["head_1"]["habit.inner.weight"])
+
+
+@pytest.mark.parametrize(("given", "num_heads"), [({}, 3), ({"num_seeds": 2}, 2), ({"adaptation": "lora"}, 1), ({"adaptation_layer": "linear"}, 1)])
+def test_an_encoder_that_is_adapted_has_one_head(fine_tune_job: FineTuneJob, given: dict[str, object], num_heads: int) -> None:
+    assert FineTuneJob.model_validate({**fine_tune_job.model_dump(), "num_seeds": None, **given}).num_heads == num_heads
 
 
 def test_calendar_harmonics_wait_for_two_years_of_data(fine_tune_job: FineTuneJob, tmp_path: Path) -> None:

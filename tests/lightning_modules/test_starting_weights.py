@@ -56,7 +56,7 @@ def test_ndcg_of_a_question_leaves_out_what_the_user_has_had() -> None:
 def test_a_question_is_what_the_head_measures(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
     """The same weights give the same NDCG@10 by the network that serves: no second meaning of a weight."""
     sample, everyone = samples[0], np.arange(samples[0].num_users)
-    head: Head = fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": False}), samples, everybody(samples), ())
+    head: Head = fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": False}), samples, everybody(samples), (), seed=0)
     asked = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, seed=0)
     assert asked is not None
     prior = [head.season.linear.weight[1, fine_tune_job.season_inputs.index(name)].item() for name in SEARCHED]
@@ -100,7 +100,7 @@ def test_a_new_head_begins_at_the_weights_found(samples: list[SampleData], fine_
     found = Weights(tuple(0.1 * (number + 1) for number in range(_terms(samples))), {"trend_lift_4w": 0.7})
     monkeypatch.setattr(fine_tuning, "find_weights", lambda *given, **more: found)
     fixed, searched = (
-        fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": search}), samples, everybody(samples), ()) for search in (False, True)
+        fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": search}), samples, everybody(samples), (), seed=0) for search in (False, True)
     )
     assert searched.taste_weights()[1].tolist() == pytest.approx(list(found.taste), abs=1e-5)
     assert searched.season.linear.weight[1, fine_tune_job.season_inputs.index("trend_lift_4w")].item() == pytest.approx(0.7)
@@ -113,7 +113,7 @@ def test_taste_left_out_is_not_searched(samples: list[SampleData], fine_tune_job
     found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0)
     assert not any(found.taste)
     assert found.season["trend_lift_4w"] != 0.0
-    head = fine_tuning._new_head(fine_tune_job.model_copy(update={"leave_out": ("taste", "trend")}), samples, everybody(samples), ())
+    head = fine_tuning._new_head(fine_tune_job.model_copy(update={"leave_out": ("taste", "trend")}), samples, everybody(samples), (), seed=0)
     assert not head.taste_weights().any()
     assert not (head.season.linear.weight * head.season.used)[1, fine_tune_job.season_inputs.index("trend_lift_4w")]
 

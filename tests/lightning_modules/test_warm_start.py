@@ -159,11 +159,13 @@ def test_head_begins_where_the_earlier_one_ended_and_learns_from_the_new_windows
         update={**started, "vocabulary": str(grown / "vocabulary.parquet"), "pretraining": str(tmp_path / "encoder"), "samples": fine_tune_job.samples[4:]}
     )
     earlier = read_weights(weights).parts["head_0"]
-    fine_tune(job.model_copy(update={"origins": (SEEN_UNTIL,)}), compute, tmp_path / "nothing_new")
+    fine_tune(job.model_copy(update={"origins": (SEEN_UNTIL,), "num_seeds": None}), compute, tmp_path / "nothing_new")
     fine_tune(job.model_copy(update={"origins": (END,), "anchor": 0.0}), compute, tmp_path / "new")
     same = read_weights(tmp_path / "nothing_new" / SEEN_UNTIL.isoformat() / WEIGHTS).parts["head_0"]
     moved = read_weights(tmp_path / "new" / END.isoformat() / WEIGHTS).parts["head_0"]
     assert all(torch.equal(same[name], value) for name, value in earlier.items())
+    described = read_weights(tmp_path / "nothing_new" / SEEN_UNTIL.isoformat() / WEIGHTS).described
+    assert described["num_heads"] == 1, "as many heads as there were, where nothing is said"
     assert torch.equal(moved["season.mean"], earlier["season.mean"])  # inputs are scaled as they were
     looks = pl.read_parquet(tmp_path / "new" / END.isoformat() / "seed_0" / "looks.parquet")
     assert looks.height > 1
