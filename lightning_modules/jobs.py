@@ -157,6 +157,10 @@ class FineTuneJob(Job):
         "trend_lift_4w": (1.0, 1.0),
         "season_index": (0.4, 0.4),
         "trend_log_new_buyers_4w": (0.0, 0.1),
+        "trend_lift_1w": (0.0, 0.2),
+        "season_parent_category_last_year_lift": (0.0, 0.2),
+        "trend_log_level_13w": (0.0, 0.0),  # these two only where the search finds them
+        "trend_category_lift_4w": (0.0, 0.0),
     }
     season_slopes: Annotated[
         dict[str, tuple[float, float]],
@@ -164,6 +168,8 @@ class FineTuneJob(Job):
     ] = {
         "trend_lift_4w": (0.0, -0.3),
         "season_index": (0.0, 0.3),
+        "trend_lift_1w": (0.0, -0.2),
+        "season_parent_category_last_year_lift": (0.0, 0.2),
     }
     habit_prior: Annotated[dict[str, float], Field(description="Starting weight of habit inputs; the others start at 0; season inputs may be named too.")] = {
         "habit_log_decayed_90d": 1.0,

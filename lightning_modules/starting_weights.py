@@ -1,7 +1,7 @@
 """Where the list `discover` begins: its few strongest weights, found by NDCG@10 of the sampled cut-offs.
 
 A network fitted on a dozen cut-offs learns these cut-offs by heart: on Online Retail II a head trained from weights that suit another shop ranked what
-is new to a user worse than it had begun. Half a dozen weights (one for each term of taste, trend, season index, first-time buyers) carry over better,
+is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...) carry over better,
 and can be found by the measure itself, one at a time. Training then starts there and is held there (`fine_tuning.anchor_discover`).
 
 Letters: B users of a sample, P items of its pool, K terms of taste, W searched season inputs.
@@ -19,12 +19,21 @@ from lightning_modules.head import LEAD_INPUT, LONGEST_LEAD
 from lightning_modules.samples import SampleData
 
 TOP = 10
-USERS_OF_SAMPLE = 64
+USERS = 4_096  # that are asked in all: each sample's share of them
+LEAST_USERS = 16  # of a sample
 LEAST_GAIN = 0.005  # relative; below it a step is noise
 ROUNDS = 3
 TASTE_STEPS = (0.15, -0.15)
 ENCODER_STEPS = (0.05, 0.2, -0.05)
-SEASON_STEPS = {"trend_lift_4w": (0.2, -0.2), "season_index": (0.2, -0.2), "trend_log_new_buyers_4w": (0.1, -0.1)}
+SEASON_STEPS = {
+    "trend_lift_4w": (0.2, -0.2),
+    "season_index": (0.2, -0.2),
+    "trend_log_new_buyers_4w": (0.1, -0.1),
+    "trend_log_level_13w": (-0.1, 0.1),
+    "trend_category_lift_4w": (-0.1, 0.1),
+    "season_parent_category_last_year_lift": (0.2, -0.2),
+    "trend_lift_1w": (0.2, -0.2),
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ def find_weights(
     slopes
         How weights of season inputs change with the lead (`head.PriorNetwork`).
     """
-    asked = (question_of(sample, rows, list(start.season), season_inputs, seed) for sample, rows in zip(samples, users, strict=True))
+    most = max(USERS // len(samples), LEAST_USERS)
+    asked = (question_of(sample, rows, list(start.season), season_inputs, most=most, seed=seed) for sample, rows in zip(samples, users, strict=True))
     questions = [question for question in asked if question is not None]
     if not questions:
         return start
@@ -101,15 +111,15 @@ def find_weights(
     return Weights(tuple(values[f"taste_{number}"] for number in range(len(start.taste))), {name: values[name] for name in start.season})
 
 
-def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], seed: int) -> Question | None:
-    """The question of a sample, of at most `USERS_OF_SAMPLE` users drawn by seed `among` some; None where none of them wanted anything new."""
+def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], *, most: int, seed: int) -> Question | None:
+    """The question of a sample, of at most `most` users drawn by seed `among` some; None where none of them wanted anything new."""
     wanted = sample.is_target & ~sample.is_seen
     rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets[1:] - sample.offsets[:-1])
     counts = torch.bincount(rows[wanted], minlength=sample.num_users)
     asked = among[counts.numpy()[among] > 0]
     if not len(asked):
         return None
-    users = torch.from_numpy(np.sort(np.random.default_rng([seed, len(asked)]).permutation(asked)[:USERS_OF_SAMPLE]))
+    users = torch.from_numpy(np.sort(np.random.default_rng([seed, len(asked)]).permutation(asked)[:most]))
     place_of_user = torch.full((sample.num_users,), -1).index_copy(0, users, torch.arange(len(users)))
     place = torch.searchsorted(sample.pool, sample.pair_items).clamp(max=len(sample.pool) - 1)
     is_inside = (sample.pool[place] == sample.pair_items) & (place_of_user[rows] >= 0)

@@ -57,7 +57,7 @@ def test_a_question_is_what_the_head_measures(samples: list[SampleData], fine_tu
     """The same weights give the same NDCG@10 by the network that serves: no second meaning of a weight."""
     sample, everyone = samples[0], np.arange(samples[0].num_users)
     head: Head = fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": False}), samples, everybody(samples), (), seed=0)
-    asked = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, seed=0)
+    asked = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, most=64, seed=0)
     assert asked is not None
     prior = [head.season.linear.weight[1, fine_tune_job.season_inputs.index(name)].item() for name in SEARCHED]
     assert prior[0] == 1.0
@@ -68,7 +68,7 @@ def test_a_question_is_what_the_head_measures(samples: list[SampleData], fine_tu
 
 def test_the_search_ends_no_lower_than_it_begins(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
     start = Weights((0.0, 0.5, 0.5)[-_terms(samples) :], {"trend_lift_4w": -1.0, "season_last_year_lift": 0.0})
-    asked = [question_of(sample, np.arange(sample.num_users), SEARCHED, fine_tune_job.season_inputs, 0) for sample in samples]
+    asked = [question_of(sample, np.arange(sample.num_users), SEARCHED, fine_tune_job.season_inputs, most=64, seed=0) for sample in samples]
 
     def figure(weights: Weights) -> float:
         by_lead: dict[int, list[float]] = {}
