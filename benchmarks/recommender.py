@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.machine import RESULTS, ROOT, results_text, write_results
 from contracts.config import PipelineConfig
+from contracts.sections.training import ComputeConfig
 from evaluation.results import EvaluationResult
 from flows.local_environment import use_local_stores
 from tasks.store import SCORER, reuse_digest
@@ -114,8 +115,8 @@ def averaged_cell(configs: Sequence[PipelineConfig], *, only_stored: bool = Fals
 
 
 def digest_of(config: PipelineConfig, *more: str) -> str:
-    """Digest of the parameters, whatever their storage, and of the code."""
-    return reuse_digest(config.model_copy(update={"storage_root": ""}), *more, code=CODE)
+    """Digest of the parameters, whatever the storage and the machine, and of the code."""
+    return reuse_digest(config.model_copy(update={"storage_root": "", "compute": ComputeConfig()}), *more, code=CODE)
 
 
 def kept(name: str, measure: Callable[[], list[dict[str, object]]], *, only_stored: bool) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from benchmarks.recommender import is_kept
+from benchmarks.recommender import digest_of, is_kept, on_threads, parameters_of
 
 
 def test_a_baseline_is_kept_once_with_its_main_measures_and_ours_whole() -> None:
@@ -20,6 +20,14 @@ def test_a_baseline_is_kept_once_with_its_main_measures_and_ours_whole() -> None
         ("ease*trend", "ndcg@10", 0),
     ]
     assert all(map(is_kept, gains))
+
+
+def test_a_cell_is_found_again_on_another_machine_and_not_with_other_parameters() -> None:
+    config = parameters_of("online_retail_ii", "here", quick=True)
+    assert digest_of(on_threads(config, 7)) == digest_of(config.model_copy(update={"storage_root": "there"})) == digest_of(config)
+    assert digest_of(config.model_copy(update={"seed": 1})) != digest_of(config)
+    shorter = config.fine_tuning.model_copy(update={"max_steps": 7})
+    assert digest_of(config.model_copy(update={"fine_tuning": shorter})) != digest_of(config)
 
 
 def test_prefect_is_not_imported_before_its_home_is_set() -> None:
