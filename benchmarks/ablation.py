@@ -22,12 +22,11 @@ from typing import Any, get_args
 import polars as pl
 
 from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
-from benchmarks.recommender import CODE, DATA_SETS, add_run_arguments, on_threads, parameters_of
+from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, on_threads, parameters_of
 from contracts.config import PipelineConfig
 from contracts.sections.training import Component
 from evaluation.evaluation import evaluate
 from flows.local_environment import use_local_stores
-from tasks.store import reuse_digest
 
 CELLS = RESULTS / "cells" / "ablation"
 COMPONENTS: tuple[str, ...] = get_args(Component)
@@ -79,8 +78,7 @@ def variant_of(config: PipelineConfig, change: dict[str, Any]) -> PipelineConfig
 
 def measured_cell(name: str, config: PipelineConfig) -> dict[str, Any]:
     """Rows of a cell and where its rankings lie; read where it was measured before and its rankings are still stored."""
-    digest = reuse_digest(config.model_copy(update={"storage_root": ""}), code=CODE)
-    cell = CELLS / f"{config.name}-{name.replace(' ', '_').replace(',', '')}-{digest}.json"
+    cell = CELLS / f"{config.name}-{name.replace(' ', '_').replace(',', '')}-{digest_of(config)}.json"
     if cell.exists():
         found = dict(json.loads(cell.read_text(encoding="utf-8")))
         if (Path(config.storage_root) / found["rankings"]).exists():
