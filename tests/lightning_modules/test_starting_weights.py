@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
-from lightning_modules import fine_tuning
+from lightning_modules import fine_tuning, starting_weights
 from lightning_modules.export import export_rows
 from lightning_modules.fine_tuning import ndcg
 from lightning_modules.head import LEAD_INPUT, Head, build_head
@@ -81,6 +81,21 @@ def test_the_search_ends_no_lower_than_it_begins(samples: list[SampleData], fine
     assert figure(found) > figure(start) * (1 + LEAST_GAIN)
     assert found == find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=_terms(samples) > 2, seed=0)
     assert min(found.taste) >= 0
+
+
+def test_users_that_are_asked_are_spread_evenly_over_the_samples(
+    samples: list[SampleData], fine_tune_job: FineTuneJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(starting_weights, "question_of", lambda *given, most, seed: asked.append(most))
+    monkeypatch.setattr(starting_weights, "USERS", 20 * len(samples))
+    start = Weights((0.5,) * _terms(samples), {"trend_lift_4w": 1.0})
+    assert find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0) == start
+    assert asked == [20] * len(samples)
+    sample, everyone = samples[0], np.arange(samples[0].num_users)
+    few = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, most=3, seed=0)
+    assert few is not None
+    assert len(few.ideal) == 3
 
 
 def test_the_search_sees_no_user_held_out(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
