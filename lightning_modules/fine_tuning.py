@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -31,7 +31,7 @@ from lightning_modules.adaptation import Adaptation, AdaptedTaste, histories_at,
 from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
 from lightning_modules.head import Head, build_head
-from lightning_modules.jobs import FineTuneJob
+from lightning_modules.jobs import FineTuneJob, ListName
 from lightning_modules.pretraining import DAYS_FOR_YEAR, ENCODER, open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
 from lightning_modules.starting_weights import Weights, find_weights
@@ -48,7 +48,7 @@ CHECK_USERS = 1_024
 HELD_OUT_SHARE = 0.25
 CHECKS = 6
 WARM_UP = 0.1
-ENCODER_WEIGHT = {"again": 0.02, "discover": 0.2}
+ENCODER_WEIGHT = {"again": 0.02, "discover": 0.05}
 FIRST_LINEAR_WEIGHT = {"again": 0.5, "discover": 0.5}
 OTHER_LINEAR_WEIGHT = {"again": 0.02, "discover": 0.5}
 WHERE_SAMPLES_LIE = {"accelerator": "cpu", "precision": "32"}  # a head is small: its samples would travel to a GPU, and be put together from two precisions
@@ -126,7 +126,8 @@ class FineTuning(lightning.LightningModule):
         """Sum over lists of the mean loss of the step's targets, over all processes."""
         sample = self.samples[batch.sample]
         queries = self.adaptation.queries(sample, batch.users) if self.adaptation else None
-        parts = [list_loss(ranked) for ranked in rank_lists(self.head, self.job, sample, batch.users, seed=batch.seed, queries=queries)]
+        ranked = rank_lists(self.head, self.job, sample, batch.users, seed=batch.seed, queries=queries, lists=self.job.trained_lists)
+        parts = [list_loss(found) for found in ranked]
         pull = torch.tensor([self.job.anchor, self.job.anchor_discover])
         total = sum(((value - start).square().sum(1) * pull).sum() for value, start in zip(self.head.anchored(), self.start, strict=True))
         total = total + 0.0 * sum(parameter.sum() for parameter in self.parameters())
@@ -177,8 +178,9 @@ class NewestCutoff(lightning.Callback):
             trainer.should_stop = True
 
     def scores(self) -> list[float]:
-        """One number for each look: mean over lists of the log of NDCG@10, so that lists count by relative gain."""
-        return [sum(math.log(value + 1e-6) for value in figures.values()) / len(figures) for figures in self.figures]
+        """One number for each look: mean over the lists that are trained of the log of NDCG@10, so that they count by relative gain."""
+        lists = self.job.trained_lists
+        return [sum(math.log(figures[name] + 1e-6) for name in lists) / len(lists) for figures in self.figures]
 
     def _look(self, pl_module: FineTuning) -> None:
         if not len(self.users):
@@ -217,8 +219,17 @@ class RankedTargets:
     num_targets: Tensor
 
 
-def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, *, seed: int, queries: Tensor | None = None) -> list[RankedTargets]:
-    """Score the candidates of some users for every list and find their targets; `queries` [B, D] stand for the sample's own."""
+def rank_lists(
+    head: Head,
+    job: FineTuneJob,
+    sample: SampleData,
+    users: Tensor,
+    *,
+    seed: int,
+    queries: Tensor | None = None,
+    lists: Sequence[ListName] | None = None,
+) -> list[RankedTargets]:
+    """Score the candidates of some users for every list, or for some `lists`, and find their targets; `queries` [B, D] stand for the sample's own."""
     starts, counts = sample.offsets[users], sample.offsets[users + 1] - sample.offsets[users]
     rows = torch.repeat_interleave(torch.arange(len(users)), counts)
     before = counts.cumsum(0) - counts
@@ -242,7 +253,7 @@ def rank_lists(head: Head, job: FineTuneJob, sample: SampleData, users: Tensor, 
     mass[rows[is_shared], place[is_shared]] = 0.0
 
     ranked = []
-    for name in job.lists:
+    for name in lists or job.lists:
         number = 0 if name == "again" else 1
         scores = taste @ weights[number] + season[: len(shared), number]  # [B, C]
         own = own_taste @ weights[number] + season[len(shared) :, number] + (habit if number == 0 else 0.0)  # [M]
@@ -294,24 +305,6 @@ def ndcg(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) ->
     return {name: torch.cat(values).numpy() for name, values in found.items()}
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Relative gain in NDCG@10, mean over lists, and the lower end of its 95 % interval."""
-
-    mean: float
-    low: float
-
-
-def paired_gain(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Gain:
-    """Gain of one model over another on the same users: values [U] of each list, NaN where a user has none."""
-    shares = []
-    for name, values in ours.items():
-        change = np.nan_to_num(values - theirs[name])
-        shares.append(change * (len(change) / max(np.nansum(theirs[name]), 1e-9)))
-    per_user = np.mean(shares, axis=0)
-    return Gain(float(per_user.mean()), float(per_user.mean() - 1.96 * per_user.std(ddof=1) / math.sqrt(len(per_user))))
-
-
 def _habit(head: Head, sample: SampleData, pairs: Tensor, is_seen: Tensor, season_rows: Tensor, own_taste: Tensor) -> Tensor:
     """Habit of each pair [M], 0 where the item is not of the history."""
     seen = is_seen.nonzero()[:, 0]
@@ -357,7 +350,6 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
     log = open_log(job.events, folder, job.event_type_codes(), job.num_items)
     terms = folder / f"terms_{process_rank()}"
     cutoffs = sorted({sample.cutoff for sample in job.samples} | set(job.origins))
-    may_leave_out = bool(job.pretraining) and job.use_encoder == "if_it_adds" and not job.start
     samples: list[SampleData] = []
     metrics: dict[str, float] = {}
     world_size = 1
@@ -373,13 +365,6 @@ def fine_tune(job: FineTuneJob, compute: ComputeConfig, folder: Path) -> JobResu
             usable = []
         elif not usable:
             raise _no_sample(samples, cutoff)
-        if may_leave_out and (gain := _encoder_gain(job, log, usable, compute, folder, _part(share, 0, 2))) is not None:
-            may_leave_out, share = False, _part(share, 1, 2)
-            metrics |= {"encoder_gain": gain.mean, "encoder_gain_low": gain.low, "encoder_used": float(gain.low > 0)}
-            if gain.low <= 0:  # the cut-offs to come are not encoded any more
-                job = job.model_copy(update={"pretraining": None})
-                known = replace(known, taste=None, item_vectors=None)
-                samples, usable = _without_encoder(samples), _without_encoder(usable)
         figures, world_size = _fit_and_export(job, log, usable, known, compute, folder / cutoff.isoformat(), share)
         metrics |= {f"{name}_{cutoff}": value for name, value in figures.items()}
     shutil.rmtree(terms, ignore_errors=True)
@@ -417,15 +402,24 @@ def _fit_and_export(
     """The heads of one origin, fitted and exported to `place/networks`: figures of the last, and the number of processes."""
     figures: dict[str, float] = {}
     heads, world_size = [], 1
-    taste, adaptation = known.taste, None
     number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
     num_heads = _num_heads(job)
-    for seed in range(num_heads):
-        label = f"head {number * num_heads + seed + 1} of {len(job.origins) * num_heads} ({known.cutoff})"
+    labels = [f"head {number * num_heads + seed + 1} of {len(job.origins) * num_heads} ({known.cutoff})" for seed in range(num_heads)]
+    starts: list[Weights] = []
+    if samples and not job.start:
+        for seed, label in enumerate(labels):
+            say("fine_tune", share[0], f"{label}, where discover begins")
+            starts.append(_start_of_discover(job, samples, seed=job.seed + seed))
+        if known.taste and job.use_encoder == "if_it_adds" and not any(start.taste[0] for start in starts):
+            job, known = job.model_copy(update={"pretraining": None}), replace(known, taste=None, item_vectors=None)
+            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:]) for start in starts]
+    taste, adaptation = known.taste, None
+    for seed, label in enumerate(labels):
         part = _part(share, seed, num_heads)
         if samples:
+            start, fit_folder = starts[seed] if starts else None, place / f"seed_{seed}"
             head, adaptation, figures, world_size = _fit(
-                job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, share=part
+                job, samples, compute, fit_folder, seed=job.seed + seed, label=label, unused=unused, start=start, share=part
             )
         else:
             head, adaptation = _started_head(job, seed, has_encoder=taste is not None).eval(), _new_adaptation(job, taste)
@@ -436,27 +430,14 @@ def _fit_and_export(
         _export(job, known, heads, place)
         nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
         save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
+    if starts:
+        figures = figures | {"encoder_weight": float(np.mean([start.taste[0] for start in starts])) if taste else 0.0}
     return figures, world_size
 
 
 def _num_heads(job: FineTuneJob) -> int:
     """Heads that are averaged: as many as asked for; where it is not said, as many as an earlier training left, or the default."""
     return int(read_weights(job.start.weights).described["num_heads"]) if job.start and job.num_seeds is None else job.num_heads
-
-
-def _encoder_gain(job: FineTuneJob, log: EventLog, usable: list[SampleData], compute: ComputeConfig, folder: Path, share: Share) -> Gain | None:
-    """What the encoder adds on held-out users, judged once before the first origin: it has to earn its place; None where nothing is held out."""
-    origin = min(job.origins)
-    figures = []
-    for number, (label, tried) in enumerate((("with encoder", usable), ("without encoder", _without_encoder(usable)))):
-        _, newest, held_out = _split(tried, job.seed)
-        if len(held_out) < 2:
-            return None
-        place = folder / "encoder" / label.split()[0]
-        unused, part = _unused_inputs(log, origin.toordinal()), _part(share, number, 2)
-        head, adaptation, _, _ = _fit(job, tried, compute, place, seed=job.seed, label=label, unused=unused, share=part)
-        figures.append(ndcg(head, job, adaptation.applied(newest, held_out) if adaptation else newest, held_out))
-    return paired_gain(*figures)
 
 
 def _without_encoder(samples: list[SampleData]) -> list[SampleData]:
@@ -480,9 +461,13 @@ def _fit(
     seed: int,
     label: str,
     unused: tuple[str, ...],
+    start: Weights | None,
     share: Share = (0.0, 1.0),
 ) -> tuple[Head, Adaptation | None, dict[str, float], int]:
-    """One head, and what it changes of the encoder: trained on all samples but some users of the newest, which say when to stop."""
+    """One head, and what it changes of the encoder: trained on all samples but some users of the newest, which say when to stop.
+
+    `start` is where discover begins; none where all goes on from earlier weights.
+    """
     lightning.seed_everything(seed, verbose=False)
     users, newest, held_out = _split(samples, seed)
     if job.start:
@@ -490,9 +475,9 @@ def _fit(
     walk = SampleWalk(users, batch_users=job.batch_users, epochs=job.epochs, seed=seed, max_steps=job.max_steps)
     histories = samples[0].histories
     adaptation = _new_adaptation(job, histories.taste) if histories else None
-    head = (
-        _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1])) if job.start else _new_head(job, samples, users, unused, seed=seed)
-    )
+    head = _new_head(job, samples, start, unused) if start else _started_head(job, seed - job.seed, has_encoder=bool(samples[0].queries.shape[1]))
+    if not job.trained_lists:
+        return head.eval(), adaptation, {}, 1
     module = FineTuning(head, job, samples, label, adaptation, share)
     check = NewestCutoff(newest, held_out, job, every_steps=max(len(walk) // CHECKS, 1))
     trainer = build_trainer(
@@ -566,35 +551,41 @@ def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
     return head
 
 
-def _new_head(job: FineTuneJob, samples: list[SampleData], users: list[np.ndarray], unused: tuple[str, ...], *, seed: int) -> Head:
-    chosen = samples[:: max(len(samples) // 6, 1)]
+def _start_of_discover(job: FineTuneJob, samples: list[SampleData], *, seed: int) -> Weights:
+    """Where discover begins: the weights its search finds, which sees no user held out; without search the fixed ones, without that list no encoder."""
     has_encoder = bool(samples[0].queries.shape[1])
-    weights = {
-        name: [ENCODER_WEIGHT[name]] * has_encoder + [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
-        for name in ("again", "discover")
-    }
-    prior = dict(job.season_prior)
-    if job.search_start and "discover" in job.lists:
-        read = [name for name in prior if name in job.season_inputs and name.partition("_")[0] not in job.leave_out]
-        taste = weights["discover"] if "taste" not in job.leave_out else [0.0] * len(weights["discover"])
-        start = Weights(tuple(taste), {name: prior[name][1] for name in read})
-        slopes = {name: both[1] for name, both in job.season_slopes.items()}
-        found = find_weights(samples, users, start, job.season_inputs, slopes=slopes, has_encoder=has_encoder, seed=seed)
-        weights["discover"] = list(found.taste)
-        prior |= {name: (prior[name][0], weight) for name, weight in found.season.items()}
+    taste = _fixed_taste(job, "discover", has_encoder=has_encoder)
+    if "taste" in job.leave_out or "discover" not in job.lists:
+        taste = [0.0] * len(taste)
+    read = [name for name in job.season_prior if name in job.season_inputs and name.partition("_")[0] not in job.leave_out]
+    start = Weights(tuple(taste), {name: job.season_prior[name][1] for name in read}, {name: both[1] for name, both in job.season_slopes.items()})
+    if not job.search_start or "discover" not in job.lists:
+        return start
+    users, _, _ = _split(samples, seed)
+    return find_weights(samples, users, start, job.season_inputs, has_encoder=has_encoder, seed=seed)
+
+
+def _fixed_taste(job: FineTuneJob, name: ListName, *, has_encoder: bool) -> list[float]:
+    linear = [FIRST_LINEAR_WEIGHT[name], *[OTHER_LINEAR_WEIGHT[name]] * len(job.linear[1:])][: len(job.linear)]
+    return [ENCODER_WEIGHT[name]] * has_encoder + linear
+
+
+def _new_head(job: FineTuneJob, samples: list[SampleData], start: Weights, unused: tuple[str, ...]) -> Head:
+    chosen = samples[:: max(len(samples) // 6, 1)]
+    again = _fixed_taste(job, "again", has_encoder=bool(samples[0].queries.shape[1]))
     return build_head(
         season_inputs=job.season_inputs,
         habit_inputs=job.habit_inputs,
         unused_inputs=unused,
-        season_prior=prior,
-        season_slopes=job.season_slopes,
+        season_prior={name: (both[0], start.season.get(name, both[1])) for name, both in job.season_prior.items()},
+        season_slopes={name: (job.season_slopes.get(name, (0.0, 0.0))[0], slope) for name, slope in start.slopes.items()},
         habit_prior=job.habit_prior,
         habit_bias=job.habit_bias,
         season_width=job.season_width,
         habit_width=job.habit_width,
         season_statistics=_statistics([sample.season[torch.searchsorted(sample.items, sample.pool)] for sample in chosen]),
         habit_statistics=_statistics([_habit_rows(sample, seed=number) for number, sample in enumerate(chosen)]),
-        taste_weights=torch.tensor([weights["again"], weights["discover"]]),
+        taste_weights=torch.tensor([again, list(start.taste)]),
         leave_out=job.leave_out,
     )
 

@@ -186,7 +186,9 @@ class FineTuneJob(Job):
     )
     linear_landmarks: Annotated[int, Field(ge=1, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=1, description="Rank of a low-rank linear term.")] = 256
-    use_encoder: Annotated[Literal["if_it_adds", "always"], Field(description="Whether the encoder has to earn its place in taste.")] = "if_it_adds"
+    use_encoder: Annotated[Literal["if_it_adds", "always"], Field(description="if_it_adds: only where the search of discover's weights leaves it one.")] = (
+        "if_it_adds"
+    )
     adaptation: Annotated[AdaptedWeights, Field(description="What may change of the encoder.")] = "frozen"
     adaptation_layer: Annotated[AdaptationLayer, Field(description="Layer behind the encoder's query.")] = "none"
     leave_out: Annotated[tuple[Component, ...], Field(description="Components the head is fitted and served without.")] = ()
@@ -197,9 +199,12 @@ class FineTuneJob(Job):
     batch_users: Annotated[int, Field(ge=1, description="Users in one step, over all processes.")] = 96
     anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start in the list again, squared distance.")] = 0.3
     anchor_discover: Annotated[
-        float, Field(ge=0, description="The same pull for the list discover, whose few weights of a start carry over better than what a network learns.")
+        float, Field(ge=0, description="The same pull for the list discover, where it is trained: without search, or where the encoder is adapted too.")
     ] = 100.0
-    search_start: Annotated[bool, Field(description="Weights discover starts from are found by NDCG@10 of the sampled cut-offs; off: fixed ones.")] = True
+    search_start: Annotated[
+        bool,
+        Field(description="The few weights of discover are found by NDCG@10 of the sampled cut-offs, and stay; off: it is trained from fixed ones."),
+    ] = True
     label_share: Annotated[float, Field(gt=0, le=1, description="Share of the log's users whose targets are learned from, the same ones in every sample.")] = (
         1.0
     )
@@ -228,6 +233,12 @@ class FineTuneJob(Job):
     def adapts(self) -> bool:
         """Whether anything but the head is learned."""
         return self.adaptation != "frozen" or self.adaptation_layer != "none"
+
+    @property
+    def trained_lists(self) -> tuple[ListName, ...]:
+        """Lists whose loss is learned: discover stays at the weights its search finds, but where an encoder is adapted too, which only a loss can teach."""
+        stays = self.search_start and not self.adapts
+        return tuple(name for name in self.lists if name == "again" or not stays)
 
     @property
     def num_heads(self) -> int:

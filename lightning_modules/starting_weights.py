@@ -1,15 +1,15 @@
-"""Where the list `discover` begins: its few strongest weights, found by NDCG@10 of the sampled cut-offs.
+"""Weights of the list `discover`: its few strongest ones, found by NDCG@10 of the sampled cut-offs.
 
 A network fitted on a dozen cut-offs learns these cut-offs by heart: on Online Retail II a head trained from weights that suit another shop ranked what
-is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...) carry over better,
-and can be found by the measure itself, one at a time. Training then starts there and is held there (`fine_tuning.anchor_discover`).
+is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...; of two of them also how
+they change with the lead) carry over better, and can be found by the measure itself, one at a time. There the list stays (`FineTuneJob.trained_lists`).
 
 Letters: B users of a sample, P items of its pool, K terms of taste, W searched season inputs.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ USERS = 4_096  # that are asked in all: each sample's share of them
 LEAST_USERS = 16  # of a sample
 LEAST_GAIN = 0.005  # relative; below it a step is noise
 ROUNDS = 3
+SLIGHT = 1e-9  # what adding up steps may leave below 0
 TASTE_STEPS = (0.15, -0.15)
 ENCODER_STEPS = (0.05, 0.2, -0.05)
 SEASON_STEPS = {
@@ -34,14 +35,17 @@ SEASON_STEPS = {
     "season_parent_category_last_year_lift": (0.2, -0.2),
     "trend_lift_1w": (0.2, -0.2),
 }
+SLOPE_STEPS = {"trend_lift_4w": (-0.3, 0.3), "season_index": (0.3, -0.3)}
+SLOPE = "slope of "
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of `discover`: of the terms of taste [K], and of season inputs by name."""
+    """Weights of `discover`: of the terms of taste [K], of season inputs by name, and how these change with the lead (`head.PriorNetwork`)."""
 
     taste: tuple[float, ...]
     season: Mapping[str, float]
+    slopes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,6 @@ def find_weights(
     start: Weights,
     season_inputs: Sequence[str],
     *,
-    slopes: Mapping[str, float],
     has_encoder: bool,
     seed: int,
 ) -> Weights:
@@ -84,8 +87,6 @@ def find_weights(
         Those of each sample that are looked at, so that users held out stay unseen.
     start
         Terms of taste that are all 0 (taste is left out) stay so; season inputs it does not name are not read.
-    slopes
-        How weights of season inputs change with the lead (`head.PriorNetwork`).
     """
     most = max(USERS // len(samples), LEAST_USERS)
     asked = (question_of(sample, rows, list(start.season), season_inputs, most=most, seed=seed) for sample, rows in zip(samples, users, strict=True))
@@ -93,22 +94,27 @@ def find_weights(
     if not questions:
         return start
     of_taste = [ENCODER_STEPS if has_encoder and number == 0 else TASTE_STEPS for number in range(len(start.taste))] if any(start.taste) else []
-    steps = {**{f"taste_{number}": one for number, one in enumerate(of_taste)}, **SEASON_STEPS}
-    values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season}
-    best = _figure(questions, values, start, slopes)
+    steps = {**{f"taste_{number}": one for number, one in enumerate(of_taste)}, **SEASON_STEPS, **{SLOPE + name: one for name, one in SLOPE_STEPS.items()}}
+    slopes = {SLOPE + name: start.slopes.get(name, 0.0) for name in start.season}
+    values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season, **slopes}
+    best = _figure(questions, values, start)
     for _ in range(ROUNDS):
         before = best
         for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
             tried = values | {changed: values[changed] + step}
-            while changed in start.season or tried[changed] >= 0:  # terms of taste stay positive
-                figure = _figure(questions, tried, start, slopes)
+            while tried[changed] >= -SLIGHT or not changed.startswith("taste_"):  # terms of taste stay positive
+                figure = _figure(questions, tried, start)
                 if figure <= best * (1 + LEAST_GAIN):
                     break
                 values, best = tried, figure
                 tried = values | {changed: values[changed] + step}
         if best == before:
             break
-    return Weights(tuple(values[f"taste_{number}"] for number in range(len(start.taste))), {name: values[name] for name in start.season})
+    return Weights(
+        tuple(max(round(values[f"taste_{number}"], 6), 0.0) for number in range(len(start.taste))),
+        {name: values[name] for name in start.season},
+        {**start.slopes, **{name: values[SLOPE + name] for name in start.season}},
+    )
 
 
 def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], *, most: int, seed: int) -> Question | None:
@@ -139,11 +145,11 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     )
 
 
-def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights, slopes: Mapping[str, float]) -> float:
+def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:
     """Mean over leads of the mean over cut-offs."""
     taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
     season = torch.tensor([values[name] for name in start.season])
-    slope = torch.tensor([slopes.get(name, 0.0) for name in start.season])
+    slope = torch.tensor([values[SLOPE + name] for name in start.season])
     by_lead: dict[int, list[float]] = {}
     for question in questions:
         by_lead.setdefault(question.lead_days, []).append(question.ndcg(taste, season + question.lead * slope))

@@ -126,7 +126,9 @@ class FineTuningConfig(Section):
     linear_rank: Annotated[int, Field(ge=8, le=4096, description="Rank of a low-rank linear term.")] = 256
     use_encoder: Annotated[
         Literal["if_it_adds", "always"],
-        Field(description="if_it_adds: only where it lifts NDCG@10 of held-out users before the first origin, interval above zero; always: without asking."),
+        Field(
+            description="if_it_adds: at each origin only where the search of discover's weights leaves it one (see search_start); always: whatever the search finds."
+        ),
     ] = "if_it_adds"
     adaptation: Annotated[
         AdaptedWeights,
@@ -147,16 +149,19 @@ class FineTuningConfig(Section):
     batch_users: Annotated[int, Field(ge=1, description="Users in one step.")] = 96
     anchor: Annotated[float, Field(ge=0, description="Pull of the weights of taste and season towards their start in the list again, squared distance.")] = 0.3
     anchor_discover: Annotated[
-        float, Field(ge=0, description="The same pull for the list discover, whose few weights of a start carry over better than what a network learns.")
+        float, Field(ge=0, description="The same pull for the list discover, where it is trained: without search, or where the encoder is adapted too.")
     ] = 100.0
-    search_start: Annotated[bool, Field(description="Weights discover starts from are found by NDCG@10 of the sampled cut-offs; off: fixed ones.")] = True
+    search_start: Annotated[
+        bool,
+        Field(description="The few weights of discover are found by NDCG@10 of the sampled cut-offs, and stay; off: it is trained from fixed ones."),
+    ] = True
     num_candidates: Annotated[
         int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")
     ] = 4_096
     num_drawn: Annotated[int, Field(ge=0, description="Other items drawn at random into each step.")] = 256
     season_width: Annotated[int, Field(ge=1, description="Hidden width of the season network.")] = 32
     habit_width: Annotated[int, Field(ge=1, description="Hidden width of the habit network.")] = 32
-    patience: Annotated[int, Field(ge=1, description="Early stopping: looks at held-out users of the newest cut-off (two an epoch) without gain.")] = 3
+    patience: Annotated[int, Field(ge=1, description="Early stopping: looks at held-out users of the newest cut-off (six a training) without gain.")] = 3
     num_seeds: Annotated[int | None, Field(ge=1, le=10, description="Heads that are averaged; left out: 3, or 1 where the encoder is adapted too.")] = None
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
 

@@ -1,5 +1,6 @@
 """Adaptation: nothing moves before the first step, what may move moves, and serving answers as training did."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_it_starts_as_the_encoder_itself(weights: str, layer: str, job: FineTune
     users = torch.tensor([5, 0, 11])
     adaptation = Adaptation(sample.histories.taste, weights=weights, layer=layer, rank=2)
     torch.testing.assert_close(adaptation.queries(sample, users), sample.queries[users], atol=1e-5, rtol=1e-4)
-    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], (), seed=0)
+    head = fine_tuning._new_head(job, [sample], fine_tuning._start_of_discover(job, [sample], seed=0), ())
     for ours, theirs in zip(
         rank_lists(head, job, sample, users, seed=0, queries=adaptation.queries(sample, users)), rank_lists(head, job, sample, users, seed=0), strict=True
     ):
@@ -167,7 +168,8 @@ def test_adapted_queries_learn_more_of_the_targets_than_frozen_ones(
     for weights in ("frozen", "full"):
         tried = job.model_copy(update={"adaptation": weights, "adaptation_rate": 1.0, "epochs": 12, "anchor": 0.0})
         samples = loaded(tried, tmp_path / weights)
-        head, adaptation, _, _ = fine_tuning._fit(tried, samples, compute, tmp_path / weights / "fit", seed=0, label="", unused=())
+        start = fine_tuning._start_of_discover(tried, samples, seed=0)
+        head, adaptation, _, _ = fine_tuning._fit(tried, samples, compute, tmp_path / weights / "fit", seed=0, label="", unused=(), start=start)
         with torch.no_grad():
             losses = []
             for sample in samples:
@@ -195,7 +197,7 @@ def test_a_look_at_held_out_users_sees_the_adapted_encoder(job: FineTuneJob, tmp
     for value in adaptation.parameters():
         torch.nn.init.normal_(value, std=0.5)
     users = torch.tensor([2, 9, 20])
-    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], (), seed=0)
+    head = fine_tuning._new_head(job, [sample], fine_tuning._start_of_discover(job, [sample], seed=0), ())
     applied = adaptation.applied(sample, users.numpy())
     by_look, by_step, as_before = (
         rank_lists(head, job, applied, users, seed=0)[0],
@@ -210,8 +212,8 @@ def test_a_look_at_held_out_users_sees_the_adapted_encoder(job: FineTuneJob, tmp
 
 
 def test_an_adapted_encoder_has_to_earn_its_place_too(job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fine_tuning, "paired_gain", lambda ours, theirs: fine_tuning.Gain(-0.1, -0.2))
+    monkeypatch.setattr(fine_tuning, "find_weights", lambda samples, users, start, *given, **more: replace(start, taste=(0.0, *start.taste[1:])))
     job = job.model_copy(update={"adaptation": "lora", "use_encoder": "if_it_adds", "max_steps": 6})
     result = fine_tune(job, compute, tmp_path)
-    assert result.metrics["encoder_used"] == 0.0
+    assert result.metrics[f"encoder_weight_{job.origins[0]}"] == 0.0
     assert not (tmp_path / job.origins[0].isoformat() / "networks" / "encoder.onnx").exists()

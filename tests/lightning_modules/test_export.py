@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lightning_modules.fine_tuning import fine_tune
 from lightning_modules.head import PriorNetwork
 from lightning_modules.jobs import FineTuneJob, PretrainJob
 from lightning_modules.pretraining import pretrain, read_snapshot
+from lightning_modules.starting_weights import Weights
 from lightning_modules.taste import ENCODERS, build_taste
 
 
@@ -89,15 +91,24 @@ def test_the_folder_holds_what_the_architecture_page_says(pretrain_job: Pretrain
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("low", "is_used"), [(-0.01, False), (0.01, True)])
+@pytest.mark.parametrize(("weights", "is_used"), [((0.0, 0.0), False), ((0.0, 0.1), True)])
 def test_the_encoder_is_exported_only_where_it_adds(
-    pretrain_job: PretrainJob, fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, low: float, is_used: bool
+    pretrain_job: PretrainJob,
+    fine_tune_job: FineTuneJob,
+    compute: ComputeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: tuple[float, float],
+    is_used: bool,
 ) -> None:
-    monkeypatch.setattr(fine_tuning, "paired_gain", lambda ours, theirs: fine_tuning.Gain(0.0, low))
+    def found(samples: object, users: object, start: Weights, *given: object, seed: int, **more: object) -> Weights:
+        return replace(start, taste=(weights[seed - fine_tune_job.seed], *start.taste[1:]))
+
+    monkeypatch.setattr(fine_tuning, "find_weights", found)
     pretrain(pretrain_job, compute, tmp_path / "pretrain")
-    job = fine_tune_job.model_copy(update={"pretraining": str(tmp_path / "pretrain"), "use_encoder": "if_it_adds", "max_steps": 2, "epochs": 1})
+    job = fine_tune_job.model_copy(update={"pretraining": str(tmp_path / "pretrain"), "use_encoder": "if_it_adds", "max_steps": 2, "epochs": 1, "num_seeds": 2})
     result = fine_tune(job, compute, tmp_path / "fine_tune")
-    assert result.metrics["encoder_used"] == float(is_used)
+    assert result.metrics[f"encoder_weight_{job.origins[0]}"] == pytest.approx(sum(weights) / 2)
     assert (tmp_path / "fine_tune" / job.origins[0].isoformat() / "networks" / "encoder.onnx").exists() == is_used
 
 

@@ -15,7 +15,7 @@ from contracts.errors import DataContractError, NotEnoughHistoryError
 from contracts.sections.training import ComputeConfig
 from lightning_modules import fine_tuning, trainers
 from lightning_modules.event_log import EventLog
-from lightning_modules.fine_tuning import RankedTargets, SampleWalk, fine_tune, list_loss, measure, ndcg, paired_gain, rank_lists
+from lightning_modules.fine_tuning import RankedTargets, SampleWalk, fine_tune, list_loss, measure, ndcg, rank_lists
 from lightning_modules.head import Head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
@@ -42,7 +42,7 @@ def all_samples(job: FineTuneJob, log: EventLog, terms: Path) -> list[SampleData
 
 
 def new_head(job: FineTuneJob, sample: SampleData) -> Head:
-    head = fine_tuning._new_head(job, [sample], [np.arange(sample.num_users)], (), seed=0)
+    head = fine_tuning._new_head(job, [sample], fine_tuning._start_of_discover(job, [sample], seed=0), ())
     torch.manual_seed(0)
     for network in (head.season, head.habit):
         torch.nn.init.normal_(network.outer.weight, std=0.3)
@@ -208,11 +208,37 @@ def test_training_beats_the_priors(fine_tune_job: FineTuneJob, compute: ComputeC
     origin = job.origins[0]
     log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
     samples = all_samples(job, log, tmp_path / "terms")
-    users, newest, held_out = fine_tuning._split(samples, seed=job.seed)
-    before = measure(fine_tuning._new_head(job, samples, users, fine_tuning.CALENDAR_INPUTS, seed=0), job, newest, held_out)
-    after = measure(heads[0], job, newest, held_out)
+    _, newest, held_out = fine_tuning._split(samples, seed=job.seed)
+    untrained = fine_tuning._new_head(job, samples, fine_tuning._start_of_discover(job, samples, seed=job.seed), fine_tuning.CALENDAR_INPUTS)
+    before, after = measure(untrained, job, newest, held_out), measure(heads[0], job, newest, held_out)
     assert after["again"] == pytest.approx(result.metrics[f"held_out_ndcg_again_{origin}"])
-    assert sum(math.log(value + 1e-6) for value in after.values()) > sum(math.log(value + 1e-6) for value in before.values())
+    assert after["again"] > before["again"]
+    assert after["discover"] == pytest.approx(before["discover"], abs=1e-4)  # stays where its search left it
+
+
+def test_discover_stays_at_the_weights_its_search_found(
+    fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: dict[str, Head] = {}
+    changes = {"searched": {}, "fixed": {"search_start": False}, "discover alone": {"lists": ("discover",)}}
+    for name, change in changes.items():
+        monkeypatch.setattr(
+            fine_tuning, "_export", lambda job, known, found, place, name=name: (place.mkdir(parents=True, exist_ok=True), heads.setdefault(name, found[0]))
+        )
+        job = fine_tune_job.model_copy(update={"epochs": 2, "anchor_discover": 0.0, "origins": fine_tune_job.origins[:1], **change})
+        figures = fine_tune(job, compute, tmp_path / name).metrics
+        assert (f"steps_{job.origins[0]}" in figures) == (name != "discover alone")  # nothing is left to train
+    job = fine_tune_job.model_copy(update={"origins": fine_tune_job.origins[:1]})
+    log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
+    samples = [sample for sample in all_samples(job, log, tmp_path / "terms") if sample.window_end <= job.origins[0]]
+    start = fine_tuning._start_of_discover(job, samples, seed=job.seed)
+    column = job.season_inputs.index("trend_lift_4w")
+    for name in ("searched", "discover alone"):
+        assert heads[name].taste_weights()[1].tolist() == pytest.approx(list(start.taste), abs=2e-4)
+        assert heads[name].season.linear.weight[1, column].item() == pytest.approx(start.season["trend_lift_4w"], rel=1e-3)
+        assert not heads[name].season.outer.weight[1].any()
+    assert heads["fixed"].season.outer.weight[1].any()
+    assert heads["searched"].season.outer.weight[0].any()
 
 
 def test_a_head_is_fitted_after_an_encoder_on_gpus_in_bf16_shared_out(
@@ -261,16 +287,6 @@ def test_calendar_harmonics_wait_for_two_years_of_data(fine_tune_job: FineTuneJo
     first = date(1970, 1, 1) + timedelta(days=log.first_day())
     assert "season_sin_1" in fine_tuning._unused_inputs(log, (first + timedelta(days=729)).toordinal())
     assert fine_tuning._unused_inputs(log, (first + timedelta(days=730)).toordinal()) == ()
-
-
-def test_a_paired_gain_counts_each_list_by_its_own_level() -> None:
-    ours = {"again": np.array([0.6, 0.4, np.nan, 0.5]), "discover": np.array([0.1, 0.1, 0.1, 0.1])}
-    theirs = {"again": np.array([0.5, 0.3, np.nan, 0.4]), "discover": np.array([0.1, 0.1, 0.1, 0.1])}
-    # again: 0.3 more in all, of 1.2; discover: nothing
-    per_user = np.array([0.1, 0.1, 0.0, 0.1]) * (4 / 1.2) / 2
-    gain = paired_gain(ours, theirs)
-    assert gain.mean == pytest.approx(0.125)
-    assert gain.low == pytest.approx(0.125 - 1.96 * per_user.std(ddof=1) / 2)
 
 
 def test_ndcg_is_nothing_known_where_a_user_has_no_target(loaded: tuple[FineTuneJob, Known, SampleData]) -> None:

@@ -16,7 +16,7 @@ from lightning_modules.head import LEAD_INPUT, Head, build_head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
 from lightning_modules.samples import SampleData
-from lightning_modules.starting_weights import LEAST_GAIN, Question, Weights, _figure, find_weights, question_of
+from lightning_modules.starting_weights import LEAST_GAIN, SLOPE, Question, Weights, _figure, find_weights, question_of
 
 SEARCHED = ("trend_lift_4w", "season_last_year_lift")
 
@@ -30,6 +30,10 @@ def samples(fine_tune_job: FineTuneJob, tmp_path: Path) -> list[SampleData]:
 
 def everybody(samples: list[SampleData]) -> list[np.ndarray]:
     return [np.arange(sample.num_users) for sample in samples]
+
+
+def new_head(job: FineTuneJob, samples: list[SampleData]) -> Head:
+    return fine_tuning._new_head(job, samples, fine_tuning._start_of_discover(job, samples, seed=0), ())
 
 
 def question(season: list[float], *, seen: list[int], wanted: list[int]) -> Question:
@@ -56,7 +60,7 @@ def test_ndcg_of_a_question_leaves_out_what_the_user_has_had() -> None:
 def test_a_question_is_what_the_head_measures(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
     """The same weights give the same NDCG@10 by the network that serves: no second meaning of a weight."""
     sample, everyone = samples[0], np.arange(samples[0].num_users)
-    head: Head = fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": False}), samples, everybody(samples), (), seed=0)
+    head: Head = new_head(fine_tune_job.model_copy(update={"search_start": False}), samples)
     asked = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, most=64, seed=0)
     assert asked is not None
     prior = [head.season.linear.weight[1, fine_tune_job.season_inputs.index(name)].item() for name in SEARCHED]
@@ -77,9 +81,9 @@ def test_the_search_ends_no_lower_than_it_begins(samples: list[SampleData], fine
                 by_lead.setdefault(one.lead_days, []).append(one.ndcg(torch.tensor(weights.taste), torch.tensor(list(weights.season.values()))))
         return float(np.mean([np.mean(values) for values in by_lead.values()]))
 
-    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=_terms(samples) > 2, seed=0)
+    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=_terms(samples) > 2, seed=0)
     assert figure(found) > figure(start) * (1 + LEAST_GAIN)
-    assert found == find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=_terms(samples) > 2, seed=0)
+    assert found == find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=_terms(samples) > 2, seed=0)
     assert min(found.taste) >= 0
 
 
@@ -90,7 +94,7 @@ def test_users_that_are_asked_are_spread_evenly_over_the_samples(
     monkeypatch.setattr(starting_weights, "question_of", lambda *given, most, seed: asked.append(most))
     monkeypatch.setattr(starting_weights, "USERS", 20 * len(samples))
     start = Weights((0.5,) * _terms(samples), {"trend_lift_4w": 1.0})
-    assert find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0) == start
+    assert find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == start
     assert asked == [20] * len(samples)
     sample, everyone = samples[0], np.arange(samples[0].num_users)
     few = question_of(sample, everyone, SEARCHED, fine_tune_job.season_inputs, most=3, seed=0)
@@ -101,34 +105,35 @@ def test_users_that_are_asked_are_spread_evenly_over_the_samples(
 def test_the_search_sees_no_user_held_out(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
     few = [np.arange(1, sample.num_users, 2) for sample in samples]
     start = Weights((0.5,) * _terms(samples), {"trend_lift_4w": 1.0})
-    whole = find_weights(samples, few, start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0)
+    whole = find_weights(samples, few, start, fine_tune_job.season_inputs, has_encoder=False, seed=0)
     for sample in samples:  # whoever is held out now wants other things
         rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets[1:] - sample.offsets[:-1])
         is_held_out = rows % 2 == 0
         sample.is_target[is_held_out] = ~sample.is_target[is_held_out]
-    assert find_weights(samples, few, start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0) == whole
+    assert find_weights(samples, few, start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == whole
     nobody = [np.zeros(0, np.int64) for _ in samples]
-    assert find_weights(samples, nobody, start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0) == start
+    assert find_weights(samples, nobody, start, fine_tune_job.season_inputs, has_encoder=False, seed=0) == start
 
 
 def test_a_new_head_begins_at_the_weights_found(samples: list[SampleData], fine_tune_job: FineTuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Weights(tuple(0.1 * (number + 1) for number in range(_terms(samples))), {"trend_lift_4w": 0.7})
+    found = Weights(tuple(0.1 * (number + 1) for number in range(_terms(samples))), {"trend_lift_4w": 0.7}, {"trend_lift_4w": -0.6})
     monkeypatch.setattr(fine_tuning, "find_weights", lambda *given, **more: found)
-    fixed, searched = (
-        fine_tuning._new_head(fine_tune_job.model_copy(update={"search_start": search}), samples, everybody(samples), (), seed=0) for search in (False, True)
-    )
+    given = []
+    monkeypatch.setattr(fine_tuning, "build_head", lambda **parts: given.append(parts["season_slopes"]) or build_head(**parts))
+    fixed, searched = (new_head(fine_tune_job.model_copy(update={"search_start": search}), samples) for search in (False, True))
     assert searched.taste_weights()[1].tolist() == pytest.approx(list(found.taste), abs=1e-5)
     assert searched.season.linear.weight[1, fine_tune_job.season_inputs.index("trend_lift_4w")].item() == pytest.approx(0.7)
+    assert [slopes["trend_lift_4w"] for slopes in given] == [(0.0, -0.3), (0.0, -0.6)]
     assert torch.equal(searched.taste_weights()[0], fixed.taste_weights()[0])  # again begins where it did
     assert torch.equal(searched.season.linear.weight[0], fixed.season.linear.weight[0])
 
 
 def test_taste_left_out_is_not_searched(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
     start = Weights((0.0,) * _terms(samples), {"trend_lift_4w": 0.0})
-    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, slopes={}, has_encoder=False, seed=0)
+    found = find_weights(samples, everybody(samples), start, fine_tune_job.season_inputs, has_encoder=False, seed=0)
     assert not any(found.taste)
     assert found.season["trend_lift_4w"] != 0.0
-    head = fine_tuning._new_head(fine_tune_job.model_copy(update={"leave_out": ("taste", "trend")}), samples, everybody(samples), (), seed=0)
+    head = new_head(fine_tune_job.model_copy(update={"leave_out": ("taste", "trend")}), samples)
     assert not head.taste_weights().any()
     assert not (head.season.linear.weight * head.season.used)[1, fine_tune_job.season_inputs.index("trend_lift_4w")]
 
@@ -156,10 +161,23 @@ def test_weights_change_with_the_lead_up_to_a_quarter_of_a_year(tmp_path: Path) 
     export_rows([head.season, head.season], tmp_path / "season.onnx", output="season")
     np.testing.assert_allclose(onnxruntime.InferenceSession(tmp_path / "season.onnx").run(None, {"inputs": rows.numpy()})[0], expected, rtol=1e-6)
     asked = replace(question([5.0, 4.0, 3.0, 2.0], seen=[], wanted=[3]), lead=1.0)
-    figures = [
-        _figure([asked], {"taste_0": 0.0, "trend_lift_4w": 0.5}, Weights((0.0,), {"trend_lift_4w": 0.5}), {"trend_lift_4w": slope}) for slope in (0.0, -1.0)
-    ]
+    values = {"taste_0": 0.0, "trend_lift_4w": 0.5}
+    figures = [_figure([asked], {**values, SLOPE + "trend_lift_4w": slope}, Weights((0.0,), {"trend_lift_4w": 0.5})) for slope in (0.0, -1.0)]
     assert figures == pytest.approx([1 / math.log2(5), 1.0])  # at this lead the weight is .5, or -.5
+
+
+def test_the_search_finds_how_a_weight_changes_with_the_lead(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Today what rises is wanted, in a quarter of a year what falls: one weight cannot say both."""
+    now, later = question([3.0, 2.0, 1.0], seen=[], wanted=[0]), replace(question([3.0, 2.0, 1.0], seen=[], wanted=[2]), lead_days=84, lead=1.0)
+    asked = iter([now, later] * 2)
+    monkeypatch.setattr(starting_weights, "question_of", lambda *given, **more: next(asked))
+    start = Weights((0.0,), {"trend_lift_4w": 0.1})
+    found = find_weights(samples[:2], everybody(samples[:2]), start, ("trend_lift_4w",), has_encoder=False, seed=0)
+    assert found.season["trend_lift_4w"] > 0
+    assert found.season["trend_lift_4w"] + found.slopes["trend_lift_4w"] < 0
+    monkeypatch.setattr(starting_weights, "SLOPE_STEPS", {})
+    fixed = find_weights(samples[:2], everybody(samples[:2]), start, ("trend_lift_4w",), has_encoder=False, seed=0)
+    assert fixed.slopes["trend_lift_4w"] == 0.0
 
 
 def _terms(samples: list[SampleData]) -> int:
