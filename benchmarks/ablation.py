@@ -1,8 +1,8 @@
 """What each component of the recommender adds: `python -m benchmarks.ablation [--quick] [--data NAME] [--cells NAME ...]`.
 
-The head is fitted and measured with each component alone (taste, habit, trend, season), with each pair, and with all; with the encoder always in
-taste, with it and without the calendar of the request; and without one component at a time. Complete Journey unless `--data` says otherwise, the origins of
-its parameters; the steps before fine-tuning are those of any other run over the same storage, and are made once.
+The head is fitted and measured with each component alone (taste, habit, trend, season), with each pair, and with all; without one component at a time;
+without the pre-trained encoder, with it in place of the linear terms, and without the calendar of the request, which it reads. Complete Journey unless
+`--data` says otherwise, the origins of its parameters; the steps before fine-tuning are those of any other run over the same storage, and are made once.
 
 Writes benchmarks/results/ablation.json (of another data set ablation_NAME.json; `--quick`: one origin, `_quick` in the name). A finished cell is kept below
 benchmarks/results/cells/ablation/, named by the digest of its parameters and of the code, so an interrupted run goes on. Rows `ndcg@10` are the
@@ -56,17 +56,16 @@ def variants() -> dict[str, dict[str, Any]]:
         for kept in combinations(COMPONENTS, size):
             found[" + ".join(kept)] = {"leave_out": tuple(name for name in COMPONENTS if name not in kept)}
     found |= {f"without {name}": {"leave_out": (name,)} for name in COMPONENTS}
-    found["all, encoder always"] = {"encoder": True}
-    found["taste, encoder always"] = {"encoder": True, "leave_out": COMPONENTS[1:]}
-    found["all, encoder always, request without calendar"] = {"encoder": True, "request_calendar": False}
+    found["without encoder"] = {"encoder": False}
+    found["without linear terms"] = {"linear": ()}
+    found["without calendar of the request"] = {"request_calendar": False}
     return found
 
 
 def variant_of(config: PipelineConfig, change: dict[str, Any]) -> PipelineConfig:
-    """Parameters of a cell. Without the encoder taste is its linear terms; baselines and slices stay out of every cell."""
-    has_encoder = bool(change.get("encoder"))
-    pretraining = {"enabled": has_encoder, "request_calendar": change.get("request_calendar", True)}
-    fine_tuning = {"leave_out": change.get("leave_out", ()), "use_encoder": "always" if has_encoder else "if_it_adds"}
+    """Parameters of a cell. Without the encoder taste is its linear terms, without these the encoder; baselines and slices stay out of every cell."""
+    pretraining = {"enabled": change.get("encoder", True), "request_calendar": change.get("request_calendar", True)}
+    fine_tuning = {name: change[name] for name in ("leave_out", "linear") if name in change}
     return config.model_copy(
         update={
             "pretraining": config.pretraining.model_copy(update=pretraining),

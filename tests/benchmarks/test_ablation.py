@@ -31,9 +31,10 @@ def test_cells_hold_each_component_alone_each_pair_and_all() -> None:
 
 def test_a_cell_changes_what_its_name_says(config: PipelineConfig) -> None:
     found = {name: ablation.variant_of(config, change) for name, change in ablation.variants().items()}
-    assert [found["all"].pretraining.enabled, found["all"].fine_tuning.leave_out] == [False, ()]
-    assert [found["all, encoder always"].pretraining.enabled, found["all, encoder always"].fine_tuning.use_encoder] == [True, "always"]
-    assert not found["all, encoder always, request without calendar"].pretraining.request_calendar
+    assert [found["all"].pretraining.enabled, found["all"].fine_tuning.leave_out, len(found["all"].fine_tuning.linear)] == [True, (), 2]
+    assert not found["without encoder"].pretraining.enabled
+    assert [found["without linear terms"].pretraining.enabled, found["without linear terms"].fine_tuning.linear] == [True, ()]
+    assert not found["without calendar of the request"].pretraining.request_calendar
     texts = {one.model_dump_json() for one in found.values()}
     assert len(texts) == len(found)  # no two cells are the same
     for one in found.values():
