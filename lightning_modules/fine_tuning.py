@@ -245,7 +245,7 @@ def rank_lists(
     taste = torch.cat([sample.pool_taste(users), sample.other_taste(users, shared[len(sample.pool) :])], 1)  # [B, C, K]
     if queries is not None:
         own_taste, taste = with_queries(sample, queries, rows, items, shared, own_taste, taste)
-    weights = head.taste_weights()
+    weights = head.taste_weights_at(sample.lead_days)
     habit = _habit(head, sample, pairs, is_seen, season_rows[len(shared) :], own_taste)
 
     is_shared = place >= 0
@@ -410,9 +410,9 @@ def _fit_and_export(
         for seed, label in enumerate(labels):
             say("fine_tune", share[0], f"{label}, where discover begins")
             starts.append(_start_of_discover(job, samples, seed=job.seed + seed))
-        if known.taste and job.use_encoder == "if_it_adds" and not any(start.taste[0] for start in starts):
+        if known.taste and job.use_encoder == "if_it_adds" and not any(start.has_encoder for start in starts):
             job, known = job.model_copy(update={"pretraining": None}), replace(known, taste=None, item_vectors=None)
-            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:]) for start in starts]
+            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:], encoder_slope=0.0) for start in starts]
     taste, adaptation = known.taste, None
     for seed, label in enumerate(labels):
         part = _part(share, seed, num_heads)
@@ -431,8 +431,14 @@ def _fit_and_export(
         nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
         save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
     if starts:
-        figures = figures | {"encoder_weight": float(np.mean([start.taste[0] for start in starts])) if taste else 0.0}
+        figures |= {name: value if taste else 0.0 for name, value in _encoder_figures(starts).items()}
     return figures, world_size
+
+
+def _encoder_figures(starts: Sequence[Weights]) -> dict[str, float]:
+    """Weight of the encoder in discover today and at the longest lead, mean of the heads."""
+    today = float(np.mean([start.taste[0] for start in starts]))
+    return {"encoder_weight": today, "encoder_weight_84d": max(today + float(np.mean([start.encoder_slope for start in starts])), 0.0)}
 
 
 def _num_heads(job: FineTuneJob) -> int:
@@ -586,6 +592,7 @@ def _new_head(job: FineTuneJob, samples: list[SampleData], start: Weights, unuse
         season_statistics=_statistics([sample.season[torch.searchsorted(sample.items, sample.pool)] for sample in chosen]),
         habit_statistics=_statistics([_habit_rows(sample, seed=number) for number, sample in enumerate(chosen)]),
         taste_weights=torch.tensor([again, list(start.taste)]),
+        encoder_slope=torch.tensor([0.0, start.encoder_slope]),
         leave_out=job.leave_out,
     )
 

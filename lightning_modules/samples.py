@@ -62,14 +62,20 @@ class Known:
 
 @dataclass(frozen=True)
 class PoolTaste:
-    """Linear terms of taste of users for the pool of a cut-off: logs, half precision, one mapped file for each term.
+    """Linear terms of taste of users for the pool of a cut-off: logs, half precision, one file for each term.
 
-    rows  [W]      rows of the log, rising
-    terms [W, P]   for each term
+    A file is mapped only while it is read: the pages of all cut-offs together would stay with the process.
+
+    rows   [W]     rows of the log, rising
+    files  [W, P]  for each term
     """
 
     rows: np.ndarray
-    terms: tuple[np.ndarray, ...]
+    files: tuple[Path, ...]
+
+    def terms(self) -> Iterator[np.ndarray]:
+        """Each term [W, P], mapped."""
+        return (np.load(path, mmap_mode="r") for path in self.files)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Places of rows of the log in `rows`."""
@@ -118,7 +124,7 @@ class SampleData:
     def pool_taste(self, users: Tensor) -> Tensor:
         """Terms of taste of users for the pool, [B, P, K]."""
         rows = self.linear_rows[users.numpy()]
-        terms = [torch.from_numpy(np.ascontiguousarray(table[rows])).float() for table in self.linear.terms]
+        terms = [torch.from_numpy(np.ascontiguousarray(table[rows])).float() for table in self.linear.terms()]
         if self.queries.shape[1]:
             terms.insert(0, self.queries[users] @ self.taste_items[self.pool].T)
         return torch.stack(terms, -1)
@@ -194,9 +200,9 @@ def read_sample(job: FineTuneJob, known: Known, sample: Sample, log_rows: pl.Dat
 
 
 def pool_taste(job: FineTuneJob, known: Known, rows: np.ndarray, folder: Path) -> PoolTaste:
-    """Linear terms of users (rows of the log, rising) for the pool, written to `folder` and mapped."""
+    """Linear terms of users (rows of the log, rising) for the pool, written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    terms = []
+    files = []
     for number, (linear, history, term) in enumerate(zip(known.linear, known.histories, job.linear, strict=True)):
         path = folder / f"{known.cutoff}_{number}.npy"
         table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(rows), len(known.pool)))
@@ -206,8 +212,8 @@ def pool_taste(job: FineTuneJob, known: Known, rows: np.ndarray, folder: Path) -
             scores += np.float32(term.floor)
             table[start : start + USERS_AT_ONCE] = np.log(scores, out=scores)
         del table
-        terms.append(np.load(path, mmap_mode="r"))
-    return PoolTaste(rows, tuple(terms))
+        files.append(path)
+    return PoolTaste(rows, tuple(files))
 
 
 def sample_data(job: FineTuneJob, log: EventLog, known: Known, tables: SampleTables, linear: PoolTaste) -> SampleData:
@@ -255,7 +261,7 @@ def _pair_taste(job: FineTuneJob, known: Known, linear: PoolTaste, linear_rows: 
     columns = []
     if known.item_vectors is not None:
         columns.append(_dots(queries.numpy(), known.item_vectors.numpy(), user, items))
-    for table, term in zip(linear.terms, job.linear, strict=True):
+    for table, term in zip(linear.terms(), job.linear, strict=True):
         values = np.full(len(items), np.log(term.floor), np.float32)
         values[is_pool] = table[linear_rows[is_pool], place[is_pool]]
         columns.append(values)

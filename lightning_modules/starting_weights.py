@@ -1,8 +1,8 @@
 """Weights of the list `discover`: its few strongest ones, found by NDCG@10 of the sampled cut-offs.
 
 A network fitted on a dozen cut-offs learns these cut-offs by heart: on Online Retail II a head trained from weights that suit another shop ranked what
-is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...; of two of them also how
-they change with the lead) carry over better, and can be found by the measure itself, one at a time. There the list stays (`FineTuneJob.trained_lists`).
+is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...; of three of them also
+how they change with the lead) carry over better, and can be found by the measure itself, one at a time. There the list stays (`FineTuneJob.trained_lists`).
 
 Letters: B users of a sample, P items of its pool, K terms of taste, W searched season inputs.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.head import LEAD_INPUT, LONGEST_LEAD
+from lightning_modules.head import bounded_lead
 from lightning_modules.samples import SampleData
 
 TOP = 10
@@ -24,8 +24,9 @@ LEAST_USERS = 16  # of a sample
 LEAST_GAIN = 0.005  # relative; below it a step is noise
 ROUNDS = 3
 SLIGHT = 1e-9  # what adding up steps may leave below 0
-TASTE_STEPS = (0.15, -0.15)
+ENCODER = "taste_0"
 ENCODER_STEPS = (0.05, 0.2, -0.05)
+TASTE_STEPS = (0.15, -0.15)
 SEASON_STEPS = {
     "trend_lift_4w": (0.2, -0.2),
     "season_index": (0.2, -0.2),
@@ -35,17 +36,24 @@ SEASON_STEPS = {
     "season_parent_category_last_year_lift": (0.2, -0.2),
     "trend_lift_1w": (0.2, -0.2),
 }
-SLOPE_STEPS = {"trend_lift_4w": (-0.3, 0.3), "season_index": (0.3, -0.3)}
+SLOPE_STEPS = {ENCODER: (0.2, -0.2), "trend_lift_4w": (-0.3, 0.3), "season_index": (0.3, -0.3)}
 SLOPE = "slope of "
+Values = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of `discover`: of the terms of taste [K], of season inputs by name, and how these change with the lead (`head.PriorNetwork`)."""
+    """Weights of `discover`: of the terms of taste [K], of season inputs by name, and how these and the encoder's change with the lead (`head.Head`)."""
 
     taste: tuple[float, ...]
     season: Mapping[str, float]
     slopes: Mapping[str, float] = field(default_factory=dict)
+    encoder_slope: float = 0.0
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the encoder, the first term, says anything at any lead."""
+        return self.taste[0] > 0 or self.taste[0] + self.encoder_slope > 0
 
 
 @dataclass(frozen=True)
@@ -93,28 +101,50 @@ def find_weights(
     questions = [question for question in asked if question is not None]
     if not questions:
         return start
-    of_taste = [ENCODER_STEPS if has_encoder and number == 0 else TASTE_STEPS for number in range(len(start.taste))] if any(start.taste) else []
-    steps = {**{f"taste_{number}": one for number, one in enumerate(of_taste)}, **SEASON_STEPS, **{SLOPE + name: one for name, one in SLOPE_STEPS.items()}}
-    slopes = {SLOPE + name: start.slopes.get(name, 0.0) for name in start.season}
-    values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season, **slopes}
+    values = {
+        **{f"taste_{number}": value for number, value in enumerate(start.taste)},
+        **start.season,
+        SLOPE + ENCODER: start.encoder_slope,
+        **{SLOPE + name: start.slopes.get(name, 0.0) for name in start.season},
+    }
     best = _figure(questions, values, start)
     for _ in range(ROUNDS):
         before = best
-        for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
-            tried = values | {changed: values[changed] + step}
-            while tried[changed] >= -SLIGHT or not changed.startswith("taste_"):  # terms of taste stay positive
+        for step in _steps(start, has_encoder=has_encoder):
+            while (tried := _changed(values, step)) is not None:
                 figure = _figure(questions, tried, start)
                 if figure <= best * (1 + LEAST_GAIN):
                     break
                 values, best = tried, figure
-                tried = values | {changed: values[changed] + step}
         if best == before:
             break
     return Weights(
         tuple(max(round(values[f"taste_{number}"], 6), 0.0) for number in range(len(start.taste))),
         {name: values[name] for name in start.season},
         {**start.slopes, **{name: values[SLOPE + name] for name in start.season}},
+        round(values[SLOPE + ENCODER], 6),
     )
+
+
+def _steps(start: Weights, *, has_encoder: bool) -> list[Values]:
+    """What is tried in a round, in order: a change of one weight at all leads, at long leads, or at short leads."""
+    of_taste = [ENCODER_STEPS if has_encoder and number == 0 else TASTE_STEPS for number in range(len(start.taste))] if any(start.taste) else []
+    at_all = {**{f"taste_{number}": one for number, one in enumerate(of_taste)}, **{name: SEASON_STEPS.get(name, ()) for name in start.season}}
+    steps = [{name: step} for name, some in at_all.items() for step in some]
+    for name, some in SLOPE_STEPS.items():
+        if name in start.season or (name == ENCODER and has_encoder and of_taste):
+            steps += [{SLOPE + name: step} for step in some] + [{name: step, SLOPE + name: -step} for step in some]
+    return steps
+
+
+def _changed(values: Values, step: Values) -> Values | None:
+    """Values after a step; none where nothing changes. Terms of taste stay positive at every lead: the encoder's weight ends at 0, others' are left."""
+    changed = values | {name: values[name] + by for name, by in step.items()}
+    if ENCODER in step or SLOPE + ENCODER in step:
+        today, at_longest = max(changed[ENCODER], 0.0), max(changed[ENCODER] + changed[SLOPE + ENCODER], 0.0)
+        changed |= {ENCODER: today, SLOPE + ENCODER: at_longest - today}
+    is_possible = all(value >= -SLIGHT for name, value in changed.items() if name.startswith("taste_"))
+    return changed if is_possible and any(abs(changed[name] - values[name]) > SLIGHT for name in step) else None
 
 
 def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], *, most: int, seed: int) -> Question | None:
@@ -136,7 +166,7 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     ideal = (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)
     return Question(
         lead_days=sample.lead_days,
-        lead=min(float(sample.season[0, list(season_inputs).index(LEAD_INPUT)]), LONGEST_LEAD) if LEAD_INPUT in season_inputs else 0.0,
+        lead=bounded_lead(sample.lead_days),
         taste=sample.pool_taste(users).half(),
         season=sample.season[torch.searchsorted(sample.items, sample.pool)][:, columns],
         is_seen=is_seen,
@@ -148,9 +178,11 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
 def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:
     """Mean over leads of the mean over cut-offs."""
     taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
+    taste_slope = torch.tensor([values[SLOPE + ENCODER], *[0.0] * len(start.taste)][: len(start.taste)])
     season = torch.tensor([values[name] for name in start.season])
-    slope = torch.tensor([values[SLOPE + name] for name in start.season])
+    season_slope = torch.tensor([values[SLOPE + name] for name in start.season])
     by_lead: dict[int, list[float]] = {}
     for question in questions:
-        by_lead.setdefault(question.lead_days, []).append(question.ndcg(taste, season + question.lead * slope))
+        found = question.ndcg(taste + question.lead * taste_slope, season + question.lead * season_slope)
+        by_lead.setdefault(question.lead_days, []).append(found)
     return float(np.mean([np.mean(found) for found in by_lead.values()]))

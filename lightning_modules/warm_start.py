@@ -31,7 +31,7 @@ WEIGHTS = "weights.safetensors"
 START_INDEX = "start_index"
 NEIGHBOURS = 10
 LEAST_COSINE = 0.4
-FORMAT = 1
+FORMAT = 2
 TASTE, ADAPTATION, HEAD = "taste", "adaptation", "head_"
 
 

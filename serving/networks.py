@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 from contracts.errors import BundleError
 from serving.item_tables import Floats, Integers, ItemTable, item_table
 
-HEAD_FORMAT: Final = 2
+HEAD_FORMAT: Final = 3
+DAYS_OF_LEAD: Final = 84
 SEASON_ROWS_AT_ONCE: Final = 65_536
 WIDEST_DENSE_QUERY: Final = 1_024
 ROWS_AT_ONCE: Final = 256
@@ -44,8 +45,13 @@ class ListHead(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    encoder_weight: float = 0.0
+    encoder_weight: Annotated[float, Field(description="At a lead of 0 days.")] = 0.0
+    encoder_slope: Annotated[float, Field(description="What is added at a lead of 84 days; less before it, no more after it.")] = 0.0
     linear: tuple[LinearTerm, ...] = ()
+
+    def encoder_weight_at(self, lead_days: int) -> float:
+        """The encoder's weight at a lead; not below 0."""
+        return max(self.encoder_weight + self.encoder_slope * min(lead_days / DAYS_OF_LEAD, 1.0), 0.0)
 
 
 class Head(BaseModel):
@@ -53,7 +59,7 @@ class Head(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[2]
+    format: Literal[2, 3]
     season_inputs: tuple[str, ...]
     habit_inputs: tuple[str, ...]
     lists: dict[str, ListHead]

@@ -71,7 +71,8 @@ class Question:
     pool_season      [P]  that of the pool, minus infinity off the candidates
     pool_weights     [P]  share of each item of the pool in the mean over the candidates that have vectors
     mean_vector      [D]  mean of those vectors
-    offer                 what the scan adds to its products; None where taste has no encoder
+    encoder_weight        weight of the encoder's term at the lead of the request; 0 without an encoder
+    offer                 what the scan adds to its products; None where the encoder says nothing
     best_first            candidates outside the pool that taste cannot tell apart, by season: one group with vectors, one without
     """
 
@@ -82,6 +83,7 @@ class Question:
     pool_season: Floats
     pool_weights: Floats
     mean_vector: Floats
+    encoder_weight: float
     offer: Offer | None
     best_first: tuple[BestFirst, ...]
     k: int
@@ -290,7 +292,8 @@ class Recommender:
         season = (scores - np.float32(centre)).astype(np.float32)
         counted = offered & networks.has_vectors
         share = np.float32(1 / max(counted.sum(), 1))
-        is_scanned = networks.has_encoder and head.encoder_weight != 0
+        encoder_weight = head.encoder_weight_at((request_date - self.cutoff).days) if networks.has_encoder else 0.0
+        is_scanned = encoder_weight != 0
         rest = offered & (networks.place < 0)
         listed, unlisted = rest & networks.has_vectors, rest & ~networks.has_vectors
         groups = [unlisted] if is_scanned else [listed, unlisted]
@@ -302,6 +305,7 @@ class Recommender:
             pool_season=np.where(offered, season, np.float32(-np.inf))[networks.pool],
             pool_weights=counted[networks.pool] * share,
             mean_vector=self._mean_vector(np.flatnonzero(counted), share) if is_scanned else np.zeros(0, np.float32),
+            encoder_weight=encoder_weight,
             offer=self._scan().offer(season, listed) if is_scanned else None,
             best_first=tuple(BestFirst(season, members) for members in groups if members.any()),
             k=k,
@@ -529,7 +533,7 @@ class Recommender:
         """Taste of a block of users, centred over the candidates that have vectors. Raises BundleError where it is not finite."""
         head, networks = self.networks.list_head(question.list_name), self.networks
         queries = self._queries(block, question.request_date, question.lookup_shift_days) if networks.has_encoder else None
-        weighted = queries * np.float32(head.encoder_weight) if queries is not None and head.encoder_weight else None
+        weighted = queries * np.float32(question.encoder_weight) if queries is not None and question.encoder_weight else None
         linear = [self._linear(block, number, term, of_users) for number, term in enumerate(head.linear)]
         floors = [math.log(term.floor) for term in head.linear]
         above = np.zeros((len(block), len(networks.pool)), np.float32)
@@ -571,9 +575,9 @@ class Recommender:
         """Weighted taste of a block of users for some items, [B, N], not centred: cheap where all items are not needed."""
         head, networks = self.networks.list_head(question.list_name), self.networks
         taste = np.zeros((len(block), len(positions)), np.float32)
-        if networks.taste_items is not None and networks.has_encoder and head.encoder_weight:
+        if networks.taste_items is not None and question.encoder_weight:
             queries = self._queries(block, question.request_date, question.lookup_shift_days)
-            taste += np.float32(head.encoder_weight) * (queries @ networks.taste_items.rows(positions).T)
+            taste += np.float32(question.encoder_weight) * (queries @ networks.taste_items.rows(positions).T)
         place = networks.place[positions]
         inside = place >= 0
         for number, term in enumerate(head.linear):

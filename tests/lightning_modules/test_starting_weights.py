@@ -16,7 +16,7 @@ from lightning_modules.head import LEAD_INPUT, Head, build_head
 from lightning_modules.jobs import FineTuneJob
 from lightning_modules.pretraining import open_log
 from lightning_modules.samples import SampleData
-from lightning_modules.starting_weights import LEAST_GAIN, SLOPE, Question, Weights, _figure, find_weights, question_of
+from lightning_modules.starting_weights import ENCODER, LEAST_GAIN, SLOPE, Question, Weights, _figure, find_weights, question_of
 
 SEARCHED = ("trend_lift_4w", "season_last_year_lift")
 
@@ -161,7 +161,7 @@ def test_weights_change_with_the_lead_up_to_a_quarter_of_a_year(tmp_path: Path) 
     export_rows([head.season, head.season], tmp_path / "season.onnx", output="season")
     np.testing.assert_allclose(onnxruntime.InferenceSession(tmp_path / "season.onnx").run(None, {"inputs": rows.numpy()})[0], expected, rtol=1e-6)
     asked = replace(question([5.0, 4.0, 3.0, 2.0], seen=[], wanted=[3]), lead=1.0)
-    values = {"taste_0": 0.0, "trend_lift_4w": 0.5}
+    values = {"taste_0": 0.0, SLOPE + ENCODER: 0.0, "trend_lift_4w": 0.5}
     figures = [_figure([asked], {**values, SLOPE + "trend_lift_4w": slope}, Weights((0.0,), {"trend_lift_4w": 0.5})) for slope in (0.0, -1.0)]
     assert figures == pytest.approx([1 / math.log2(5), 1.0])  # at this lead the weight is .5, or -.5
 
@@ -169,15 +169,54 @@ def test_weights_change_with_the_lead_up_to_a_quarter_of_a_year(tmp_path: Path) 
 def test_the_search_finds_how_a_weight_changes_with_the_lead(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
     """Today what rises is wanted, in a quarter of a year what falls: one weight cannot say both."""
     now, later = question([3.0, 2.0, 1.0], seen=[], wanted=[0]), replace(question([3.0, 2.0, 1.0], seen=[], wanted=[2]), lead_days=84, lead=1.0)
-    asked = iter([now, later] * 2)
-    monkeypatch.setattr(starting_weights, "question_of", lambda *given, **more: next(asked))
     start = Weights((0.0,), {"trend_lift_4w": 0.1})
-    found = find_weights(samples[:2], everybody(samples[:2]), start, ("trend_lift_4w",), has_encoder=False, seed=0)
+    found = found_for(samples, [now, later], start, monkeypatch)
     assert found.season["trend_lift_4w"] > 0
     assert found.season["trend_lift_4w"] + found.slopes["trend_lift_4w"] < 0
     monkeypatch.setattr(starting_weights, "SLOPE_STEPS", {})
-    fixed = find_weights(samples[:2], everybody(samples[:2]), start, ("trend_lift_4w",), has_encoder=False, seed=0)
-    assert fixed.slopes["trend_lift_4w"] == 0.0
+    assert found_for(samples, [now, later], start, monkeypatch).slopes["trend_lift_4w"] == 0.0
+
+
+def test_the_search_finds_how_the_encoders_weight_changes_with_the_lead(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the encoder says is wanted in a quarter of a year and unwanted today, where its weight ends at nothing, not below."""
+    now = replace(question([3.0, 2.0, 1.0], seen=[], wanted=[0]), taste=torch.tensor([[[1.0], [2.0], [40.0]]]).half())
+    later = replace(now, lead_days=84, lead=1.0, is_target=torch.tensor([[False, False, True]]))
+    start = Weights((0.1,), {"trend_lift_4w": 1.0})
+    found = found_for(samples, [now, later], start, monkeypatch)
+    assert found.has_encoder
+    assert found.taste == (0.0,)
+    assert found.encoder_slope == pytest.approx(0.1)
+    assert found.season == {"trend_lift_4w": 1.0}
+    assert found.slopes == {"trend_lift_4w": 0.0}
+    fixed = found_for(samples, [now, later], start, monkeypatch, has_encoder=False)
+    assert fixed.encoder_slope == 0.0
+
+
+def test_a_weight_is_also_changed_at_short_leads_alone(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned round at all leads or at long leads only, the weight of trend is wrong for the longest; at short ones only it is right for both."""
+    later = replace(question([3.0, 2.0, 1.0], seen=[], wanted=[0]), lead_days=84, lead=1.0)
+    now = question([3.0, 2.0, 1.0], seen=[], wanted=[2])
+    found = found_for(samples, [now, later], Weights((0.0,), {"trend_lift_4w": 0.1}), monkeypatch)
+    assert found.season["trend_lift_4w"] < 0 < found.season["trend_lift_4w"] + found.slopes["trend_lift_4w"]
+
+
+@pytest.mark.parametrize(("lead_days", "weight"), [(0, 0.1), (42, 0.3), (84, 0.5), (168, 0.5)])
+def test_a_head_knows_the_encoders_weight_at_a_lead(samples: list[SampleData], fine_tune_job: FineTuneJob, lead_days: int, weight: float) -> None:
+    start = Weights((0.1, *(0.5,) * (_terms(samples) - 1)), {"trend_lift_4w": 1.0}, encoder_slope=0.4)
+    head = fine_tuning._new_head(fine_tune_job, samples, start, ())
+    assert head.taste_weights_at(lead_days)[1, 0].item() == pytest.approx(weight, abs=1e-5)
+    assert torch.equal(head.taste_weights_at(lead_days)[0], head.taste_weights()[0])
+    assert torch.equal(head.taste_weights_at(lead_days)[:, 1:], head.taste_weights()[:, 1:])
+    without = fine_tuning._new_head(fine_tune_job.model_copy(update={"leave_out": ("taste",)}), samples, start, ())
+    assert not without.taste_weights_at(lead_days).any()
+
+
+def found_for(samples: list[SampleData], asked: list[Question], start: Weights, monkeypatch: pytest.MonkeyPatch, *, has_encoder: bool = True) -> Weights:
+    """Weights found where the samples ask these questions, one each."""
+    questions = iter(asked)
+    monkeypatch.setattr(starting_weights, "question_of", lambda *given, **more: next(questions))
+    some = samples[: len(asked)]
+    return find_weights(some, everybody(some), start, ("trend_lift_4w",), has_encoder=has_encoder, seed=0)
 
 
 def _terms(samples: list[SampleData]) -> int:

@@ -124,6 +124,23 @@ def test_habit_sees_the_items_season_and_the_users_taste(tmp_path: Path) -> None
     np.testing.assert_allclose([found[item] for item in ITEMS], [2 + np.log(0.5), 0, 3 + np.log(0.5), 0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("lead_days", "weight"), [(0, 0.2), (42, 0.5), (84, 0.8), (200, 0.8)])
+def test_the_encoders_weight_changes_with_the_lead_up_to_a_quarter_of_a_year(tmp_path: Path, lead_days: int, weight: float) -> None:
+    """Ann's raw taste is apple 1, bread 1, candle 2, date 3, mean 7/4."""
+    shop = shop_with(tmp_path, encoder_weight=0.2, encoder_slope=0.6, habit={})
+    found = taste_of(shop.rank(["ann"], request_date=JULY + timedelta(days=lead_days), k=4), "ann")
+    np.testing.assert_allclose([found[item] for item in ITEMS], weight * (np.array([1, 1, 2, 3]) - 1.75), atol=1e-6)
+
+
+def test_an_encoder_that_says_nothing_at_a_lead_is_not_asked(tmp_path: Path) -> None:
+    shop = shop_with(tmp_path, encoder_weight=0.5, encoder_slope=-0.6, habit={})
+    assert shop.question(JULY).offer is not None
+    later = shop.question(JULY + timedelta(days=84))
+    assert later.encoder_weight == 0.0
+    assert later.offer is None
+    assert not any(taste_of(shop.rank(["ann"], request_date=JULY + timedelta(days=84), k=4), "ann").values())
+
+
 def test_discover_leaves_out_what_the_user_had_and_has_no_habit(shop: Recommender) -> None:
     table = shop.rank(request_date=JULY, list_name="discover", k=4)
     assert table.filter(pl.col("user_id") == "ann")["item_id"].to_list() == ["date", "bread"]
