@@ -156,7 +156,7 @@ class Adaptation(nn.Module):
         places = torch.isin(rows, torch.from_numpy(users)).nonzero()[:, 0]
         pair_taste = sample.pair_taste.clone()
         for block in places.split(65_536):
-            pair_taste[block, 0] = (queries[rows[block]] * sample.taste_items[sample.pair_items[block]]).sum(1)
+            pair_taste[block, 0] = (queries[rows[block]] * sample.vectors_of(sample.pair_items[block])).sum(1).half()
         return replace(sample, queries=queries, pair_taste=pair_taste)
 
 
@@ -185,8 +185,8 @@ class AdaptedTaste(nn.Module):
 
 def with_queries(sample: SampleData, queries: Tensor, rows: Tensor, items: Tensor, shared: Tensor, own: Tensor, taste: Tensor) -> tuple[Tensor, Tensor]:
     """Terms of taste of pairs [M, K] and of users for shared candidates [B, C, K], the encoder's (the first) by these queries [B, D]."""
-    first = (queries[rows] * sample.taste_items[items]).sum(1, keepdim=True)
-    scores = queries @ sample.taste_items[shared].T
+    first = (queries[rows] * sample.vectors_of(items)).sum(1, keepdim=True)
+    scores = queries @ sample.vectors_of(shared).T
     return torch.cat([first, own[:, 1:]], 1), torch.cat([scores[..., None], taste[..., 1:]], -1)
 
 

@@ -241,7 +241,7 @@ def rank_lists(
 
     season_rows = sample.season[torch.searchsorted(sample.items, torch.cat([shared, items]))]
     season = head.season(season_rows)  # [C + M, 2]
-    own_taste = sample.pair_taste[pairs]
+    own_taste = sample.pair_taste[pairs].float()
     taste = torch.cat([sample.pool_taste(users), sample.other_taste(users, shared[len(sample.pool) :])], 1)  # [B, C, K]
     if queries is not None:
         own_taste, taste = with_queries(sample, queries, rows, items, shared, own_taste, taste)
@@ -602,7 +602,7 @@ def _habit_rows(sample: SampleData, *, seed: int) -> Tensor:
     seen = sample.is_seen.nonzero()[:, 0]
     rows = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:STATISTICS_ROWS]]
     season = sample.season[torch.searchsorted(sample.items, sample.pair_items[rows])]
-    return torch.cat([sample.habit[rows].float(), season, sample.pair_taste[rows]], 1)
+    return torch.cat([sample.habit[rows].float(), season, sample.pair_taste[rows].float()], 1)
 
 
 def _statistics(tables: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ cut-off; P of them the pool (the most popular); K terms of taste, the encoder fi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,11 @@ class Known:
         """Days from 1970-01-01 to the cut-off."""
         return (self.cutoff - EPOCH).days
 
+    @cached_property
+    def half_vectors(self) -> Tensor:
+        """`item_vectors` in half precision, one table for all samples of the cut-off; [1, 0] without an encoder."""
+        return torch.zeros(1, 0).half() if self.item_vectors is None else self.item_vectors.half()
+
 
 @dataclass(frozen=True)
 class PoolTaste:
@@ -90,8 +96,8 @@ class SampleData:
     pool        [P]     item indices; `rest` the other known items
     offsets     [U+1]   where each user's pairs start
     pair_items  [M]     item index; `is_seen`, `is_target` [M]; `habit` [M, H] half precision, zero where not seen
-    pair_taste  [M, K]  terms of taste of each pair
-    queries     [U, D]  encoder's query (D = 0 without an encoder); `taste_items` [I, D]
+    pair_taste  [M, K]  terms of taste of each pair, half precision
+    queries     [U, D]  encoder's query (D = 0 without an encoder); `taste_items` [I, D] half precision
     linear      linear terms for the pool; `linear_rows` [U] each user's row of them
     histories   what the encoder sees (`adaptation.Histories`), where fine-tuning may change it
     """
@@ -121,19 +127,23 @@ class SampleData:
         """Users with targets."""
         return len(self.offsets) - 1
 
+    def vectors_of(self, items: Tensor) -> Tensor:
+        """Vectors of items, [..., D]."""
+        return self.taste_items[items].float()
+
     def pool_taste(self, users: Tensor) -> Tensor:
         """Terms of taste of users for the pool, [B, P, K]."""
         rows = self.linear_rows[users.numpy()]
         terms = [torch.from_numpy(np.ascontiguousarray(table[rows])).float() for table in self.linear.terms()]
         if self.queries.shape[1]:
-            terms.insert(0, self.queries[users] @ self.taste_items[self.pool].T)
+            terms.insert(0, self.queries[users] @ self.vectors_of(self.pool).T)
         return torch.stack(terms, -1)
 
     def other_taste(self, users: Tensor, items: Tensor) -> Tensor:
         """Terms of taste of users for items outside the pool, [B, C, K]: the linear terms are at their floor."""
         terms = [value.expand(len(users), len(items)) for value in self.log_floors]
         if self.queries.shape[1]:
-            terms.insert(0, self.queries[users] @ self.taste_items[items].T)
+            terms.insert(0, self.queries[users] @ self.vectors_of(items).T)
         return torch.stack(terms, -1)
 
 
@@ -247,7 +257,7 @@ def sample_data(job: FineTuneJob, log: EventLog, known: Known, tables: SampleTab
         habit=torch.from_numpy(pairs.select(pl.col(job.habit_inputs).cast(pl.Float32)).to_numpy(order="c")).half(),
         pair_taste=_pair_taste(job, known, linear, linear_rows[user], user, items, queries),
         queries=queries,
-        taste_items=known.item_vectors if known.item_vectors is not None else torch.zeros(1, 0),
+        taste_items=known.half_vectors,
         linear=linear,
         linear_rows=linear_rows,
         log_floors=torch.tensor([term.floor for term in job.linear]).log(),
@@ -265,7 +275,7 @@ def _pair_taste(job: FineTuneJob, known: Known, linear: PoolTaste, linear_rows: 
         values = np.full(len(items), np.log(term.floor), np.float32)
         values[is_pool] = table[linear_rows[is_pool], place[is_pool]]
         columns.append(values)
-    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+    return torch.from_numpy(np.stack(columns, 1).astype(np.float16))
 
 
 def _dots(left: np.ndarray, right: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

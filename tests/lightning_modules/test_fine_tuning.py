@@ -63,7 +63,7 @@ def scores_by_hand(head: Head, job: FineTuneJob, sample: SampleData, user: int, 
         score = float(terms @ head.taste_weights()[number]) + float(head.season(season)[0, number])
         row = pairs.get(item)
         if row is not None and bool(sample.is_seen[row]):
-            habit = torch.cat([sample.habit[row].float(), season[0], sample.pair_taste[row]])
+            habit = torch.cat([sample.habit[row].float(), season[0], sample.pair_taste[row].float()])
             score = score + float(head.habit(habit[None])) if name == "again" else -math.inf
         out[item] = score
     return out
@@ -144,7 +144,7 @@ def test_habit_is_zero_off_the_history(loaded: tuple[FineTuneJob, Known, SampleD
     pairs = torch.arange(50)
     season = sample.season[torch.searchsorted(sample.items, sample.pair_items[pairs])]
     with torch.no_grad():
-        habit = fine_tuning._habit(head, sample, pairs, sample.is_seen[pairs], season, sample.pair_taste[pairs])
+        habit = fine_tuning._habit(head, sample, pairs, sample.is_seen[pairs], season, sample.pair_taste[pairs].float())
     assert (habit[~sample.is_seen[pairs]] == 0).all()
     assert (habit[sample.is_seen[pairs]] != 0).all()
 
