@@ -408,6 +408,9 @@ def _fit_and_export(
     starts: list[Weights] = []
     if samples and not job.start:
         for seed, label in enumerate(labels):
+            if seed and "discover" not in job.trained_lists:  # the same for every head
+                starts.append(starts[0])
+                continue
             say("fine_tune", share[0], f"{label}, where discover begins")
             starts.append(_start_of_discover(job, samples, seed=job.seed + seed))
         if known.taste and job.use_encoder == "if_it_adds" and not any(start.has_encoder for start in starts):
@@ -558,7 +561,10 @@ def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
 
 
 def _start_of_discover(job: FineTuneJob, samples: list[SampleData], *, seed: int) -> Weights:
-    """Where discover begins: the weights its search finds, which sees no user held out; without search the fixed ones, without that list no encoder."""
+    """Where discover begins: the weights its search finds; without search the fixed ones, without that list no encoder.
+
+    Where discover is trained from there, the search sees no user held out, for these say when to stop.
+    """
     has_encoder = bool(samples[0].queries.shape[1])
     taste = _fixed_taste(job, "discover", has_encoder=has_encoder)
     if "taste" in job.leave_out or "discover" not in job.lists:
@@ -567,7 +573,7 @@ def _start_of_discover(job: FineTuneJob, samples: list[SampleData], *, seed: int
     start = Weights(tuple(taste), {name: job.season_prior[name][1] for name in read}, {name: both[1] for name, both in job.season_slopes.items()})
     if not job.search_start or "discover" not in job.lists:
         return start
-    users, _, _ = _split(samples, seed)
+    users = _split(samples, seed)[0] if "discover" in job.trained_lists else [np.arange(sample.num_users) for sample in samples]
     return find_weights(samples, users, start, job.season_inputs, has_encoder=has_encoder, seed=seed)
 
 

@@ -9,7 +9,7 @@ Letters: B users of a sample, P items of its pool, K terms of taste, W searched 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from lightning_modules.head import bounded_lead
 from lightning_modules.samples import SampleData
 
 TOP = 10
-USERS = 4_096  # that are asked in all: each sample's share of them
+USERS = 16_384  # that are asked in all: each sample's share of them
+SHORTLIST = 256  # items of each that can come to the top
 LEAST_USERS = 16  # of a sample
 LEAST_GAIN = 0.005  # relative; below it a step is noise
 ROUNDS = 3
@@ -60,8 +61,8 @@ class Weights:
 class Question:
     """What some users of one sample wanted of what was new to them.
 
-    lead is the head's input for it, bounded as there; taste [B, P, K] half precision; season [P, W]; is_seen, is_target [B, P]
-    ideal [B] the best possible sum of gains
+    lead is the head's input for it, bounded as there; taste [B, P, K] half precision; season [P, W], or each user's own [B, P, W]
+    is_seen, is_target [B, P]; ideal [B] the best possible sum of gains
     """
 
     lead_days: int
@@ -74,10 +75,21 @@ class Question:
 
     def ndcg(self, taste: Tensor, season: Tensor) -> float:
         """Mean NDCG@10 with these weights [K] and [W]."""
-        scores = (self.taste.float() @ taste + self.season @ season).masked_fill(self.is_seen, -math.inf)
+        scores = self._scores(taste, season)
         best = scores.topk(min(TOP, scores.shape[1]), 1).indices
         gains = self.is_target.gather(1, best) / torch.log2(torch.arange(2.0, best.shape[1] + 2))
         return float((gains.sum(1) / self.ideal).mean())
+
+    def shortened(self, taste: Tensor, season: Tensor) -> "Question":
+        """The same of each user's targets and what scores best with these weights, `SHORTLIST` items in all: a step or two brings no other to the top."""
+        scores = self._scores(taste, season).masked_fill(self.is_target, math.inf)
+        kept = scores.topk(min(SHORTLIST, scores.shape[1]), 1).indices
+        is_seen, is_target = self.is_seen.gather(1, kept), self.is_target.gather(1, kept)
+        of_taste = self.taste.gather(1, kept[..., None].expand(-1, -1, self.taste.shape[2]))
+        return replace(self, taste=of_taste, season=self.season[kept].half(), is_seen=is_seen, is_target=is_target)
+
+    def _scores(self, taste: Tensor, season: Tensor) -> Tensor:
+        return (self.taste.float() @ taste + self.season.float() @ season).masked_fill(self.is_seen, -math.inf)
 
 
 def find_weights(
@@ -98,15 +110,10 @@ def find_weights(
     """
     most = max(USERS // len(samples), LEAST_USERS)
     asked = (question_of(sample, rows, list(start.season), season_inputs, most=most, seed=seed) for sample, rows in zip(samples, users, strict=True))
-    questions = [question for question in asked if question is not None]
+    questions = [question.shortened(*_weights_at(question.lead, _values(start), start)) for question in asked if question is not None]
     if not questions:
         return start
-    values = {
-        **{f"taste_{number}": value for number, value in enumerate(start.taste)},
-        **start.season,
-        SLOPE + ENCODER: start.encoder_slope,
-        **{SLOPE + name: start.slopes.get(name, 0.0) for name in start.season},
-    }
+    values = _values(start)
     best = _figure(questions, values, start)
     for _ in range(ROUNDS):
         before = best
@@ -124,6 +131,16 @@ def find_weights(
         {**start.slopes, **{name: values[SLOPE + name] for name in start.season}},
         round(values[SLOPE + ENCODER], 6),
     )
+
+
+def _values(weights: Weights) -> Values:
+    """Weights by name: one for each term of taste, season input and slope."""
+    return {
+        **{f"taste_{number}": value for number, value in enumerate(weights.taste)},
+        **weights.season,
+        SLOPE + ENCODER: weights.encoder_slope,
+        **{SLOPE + name: weights.slopes.get(name, 0.0) for name in weights.season},
+    }
 
 
 def _steps(start: Weights, *, has_encoder: bool) -> list[Values]:
@@ -177,12 +194,15 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
 
 def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:
     """Mean over leads of the mean over cut-offs."""
-    taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
-    taste_slope = torch.tensor([values[SLOPE + ENCODER], *[0.0] * len(start.taste)][: len(start.taste)])
-    season = torch.tensor([values[name] for name in start.season])
-    season_slope = torch.tensor([values[SLOPE + name] for name in start.season])
     by_lead: dict[int, list[float]] = {}
     for question in questions:
-        found = question.ndcg(taste + question.lead * taste_slope, season + question.lead * season_slope)
-        by_lead.setdefault(question.lead_days, []).append(found)
+        by_lead.setdefault(question.lead_days, []).append(question.ndcg(*_weights_at(question.lead, values, start)))
     return float(np.mean([np.mean(found) for found in by_lead.values()]))
+
+
+def _weights_at(lead: float, values: Mapping[str, float], start: Weights) -> tuple[Tensor, Tensor]:
+    """Weights of the terms of taste [K] and of the season inputs [W] at a lead."""
+    taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
+    taste[:1] += lead * values[SLOPE + ENCODER]
+    season = torch.tensor([values[name] + lead * values[SLOPE + name] for name in start.season])
+    return taste, season

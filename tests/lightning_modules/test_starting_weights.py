@@ -1,4 +1,4 @@
-"""Weights that `discover` starts from: the measure is NDCG@10 by hand, the search goes uphill, sees no held-out user, and is where a head begins."""
+"""Weights that `discover` starts from: the measure is NDCG@10 by hand, the search goes uphill, and is where a head begins."""
 
 import math
 from dataclasses import replace
@@ -68,6 +68,24 @@ def test_a_question_is_what_the_head_measures(samples: list[SampleData], fine_tu
     values = ndcg(head, fine_tune_job, sample, everyone)["discover"]
     found = asked.ndcg(head.taste_weights()[1].detach(), torch.tensor(prior))
     assert found == pytest.approx(np.nanmean(values), abs=5e-3)  # half precision may turn a near tie
+
+
+def test_a_shortened_question_keeps_each_users_targets_and_best_items(
+    samples: list[SampleData], fine_tune_job: FineTuneJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = samples[0]
+    asked = question_of(sample, np.arange(sample.num_users), SEARCHED, fine_tune_job.season_inputs, most=64, seed=0)
+    assert asked is not None
+    monkeypatch.setattr(starting_weights, "SHORTLIST", 12)
+    taste, season = torch.full((_terms(samples),), 0.5), torch.tensor([1.0, 0.4])
+    short = asked.shortened(taste, season)
+    assert short.taste.shape[:2] == short.is_seen.shape == (len(asked.ideal), 12)
+    assert asked.is_seen.shape[1] > 12
+    assert torch.equal(short.is_target.sum(1), asked.is_target.sum(1))
+    for change in (0.0, 0.1, -0.1):
+        assert short.ndcg(taste, season + change) == pytest.approx(asked.ndcg(taste, season + change), abs=5e-3)
+    turned = short.ndcg(-taste, -season)  # far from where it was shortened it knows too little
+    assert turned != pytest.approx(asked.ndcg(-taste, -season), abs=5e-3)
 
 
 def test_the_search_ends_no_lower_than_it_begins(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
