@@ -61,7 +61,7 @@ def item_tables(known: Known) -> dict[str, np.ndarray]:
 def head_description(job: FineTuneJob, known: Known, heads: Sequence[Head]) -> dict[str, Any]:
     """Contents of head.json."""
     weights = torch.stack([head.taste_weights().detach() for head in heads]).mean(0)
-    slopes = torch.stack([head.encoder_slope for head in heads]).mean(0).tolist()
+    slopes = torch.stack([head.taste_gain * head.encoder_slope for head in heads]).mean(0).tolist()
     has_encoder = known.taste is not None
     lists = {}
     for name in job.lists:
@@ -71,7 +71,7 @@ def head_description(job: FineTuneJob, known: Known, heads: Sequence[Head]) -> d
             {"half_life_days": term.half_life_days, "weight": weight, "floor": term.floor}
             for term, weight in zip(job.linear, row[1 if has_encoder else 0 :], strict=True)
         ]
-        of_encoder = {"encoder_weight": row[0], "encoder_slope": slopes[number]} if has_encoder else {"encoder_weight": 0.0}
+        of_encoder = {"encoder_weight": row[0], "encoder_slope": slopes[number]} if has_encoder else {"encoder_weight": 0.0, "encoder_slope": 0.0}
         lists[name] = {**of_encoder, "linear": terms}
     described: dict[str, Any] = {
         "format": HEAD_FORMAT,

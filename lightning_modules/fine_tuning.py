@@ -30,7 +30,7 @@ from contracts.sections.training import ComputeConfig
 from lightning_modules.adaptation import Adaptation, AdaptedTaste, histories_at, with_queries
 from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
-from lightning_modules.head import Head, build_head
+from lightning_modules.head import LONGEST_LEAD, QUARTER_DAYS, Head, build_head
 from lightning_modules.jobs import FineTuneJob, ListName
 from lightning_modules.pretraining import DAYS_FOR_YEAR, ENCODER, open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
@@ -187,7 +187,7 @@ class NewestCutoff(lightning.Callback):
             return
         users = self.users[:CHECK_USERS]
         sample = pl_module.adaptation.applied(self.sample, users) if pl_module.adaptation else self.sample
-        figures = measure(pl_module.head, self.job, sample, users)
+        figures = measure(pl_module.head, self.job, sample, users, lists=self.job.trained_lists)
         self.figures.append(figures)
         if self.scores()[-1] >= max(self.scores()):
             self.best = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
@@ -284,21 +284,21 @@ def list_loss(ranked: RankedTargets) -> tuple[Tensor, Tensor]:
     return ((ranked.totals - ranked.scores) * weights).sum(), weights.sum()
 
 
-def measure(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, float]:
-    """NDCG@10 of each list over the users who have targets in it, candidates being the pool and each user's own pairs."""
+def measure(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray, *, lists: Sequence[ListName] | None = None) -> dict[str, float]:
+    """NDCG@10 of each list, or of some `lists`, over the users who have targets in it, candidates being the pool and each user's own pairs."""
     return {
         name: float(np.nan_to_num(values[~np.isnan(values)].mean() if (~np.isnan(values)).any() else 0.0))
-        for name, values in ndcg(head, job, sample, users).items()
+        for name, values in ndcg(head, job, sample, users, lists=lists).items()
     }
 
 
 @torch.no_grad()
-def ndcg(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, np.ndarray]:
-    """NDCG@10 of each list for each user [U], NaN where the user has no target in it."""
-    found: dict[str, list[Tensor]] = {name: [] for name in job.lists}
+def ndcg(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray, *, lists: Sequence[ListName] | None = None) -> dict[str, np.ndarray]:
+    """NDCG@10 of each list, or of some `lists`, for each user [U], NaN where the user has no target in it."""
+    found: dict[str, list[Tensor]] = {name: [] for name in lists or job.lists}
     ideal = torch.cat([torch.zeros(1), (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)])
     for block in torch.from_numpy(users).split(job.batch_users):
-        for ranked in rank_lists(head, job, sample, block, seed=0):
+        for ranked in rank_lists(head, job, sample, block, seed=0, lists=lists):
             gain = torch.where(ranked.ranks < TOP, 1 / torch.log2(ranked.ranks + 2.0), torch.zeros(()))
             per_user = torch.zeros(len(block)).index_add(0, ranked.rows, gain) / ideal[ranked.num_targets.clamp(max=TOP)].clamp(min=1e-9)
             found[ranked.list_name].append(per_user.masked_fill(ranked.num_targets == 0, math.nan))
@@ -405,24 +405,19 @@ def _fit_and_export(
     number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
     num_heads = _num_heads(job)
     labels = [f"head {number * num_heads + seed + 1} of {len(job.origins) * num_heads} ({known.cutoff})" for seed in range(num_heads)]
-    starts: list[Weights] = []
+    start: Weights | None = None
     if samples and not job.start:
-        for seed, label in enumerate(labels):
-            if seed and "discover" not in job.trained_lists:  # the same for every head
-                starts.append(starts[0])
-                continue
-            say("fine_tune", share[0], f"{label}, where discover begins")
-            starts.append(_start_of_discover(job, samples, seed=job.seed + seed))
-        if known.taste and job.use_encoder == "if_it_adds" and not any(start.has_encoder for start in starts):
+        say("fine_tune", share[0], f"{labels[0]}, where discover begins")
+        start = _start_of_discover(job, samples, seed=job.seed)
+        if known.taste and job.use_encoder == "if_it_adds" and not start.asks_encoder:
             job, known = job.model_copy(update={"pretraining": None}), replace(known, taste=None, item_vectors=None)
-            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:], encoder_slope=0.0) for start in starts]
+            samples, start = _without_encoder(samples), replace(start, taste=start.taste[1:], encoder_slope=0.0)
     taste, adaptation = known.taste, None
     for seed, label in enumerate(labels):
         part = _part(share, seed, num_heads)
         if samples:
-            start, fit_folder = starts[seed] if starts else None, place / f"seed_{seed}"
             head, adaptation, figures, world_size = _fit(
-                job, samples, compute, fit_folder, seed=job.seed + seed, label=label, unused=unused, start=start, share=part
+                job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, start=start, share=part
             )
         else:
             head, adaptation = _started_head(job, seed, has_encoder=taste is not None).eval(), _new_adaptation(job, taste)
@@ -433,15 +428,10 @@ def _fit_and_export(
         _export(job, known, heads, place)
         nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
         save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
-    if starts:
-        figures |= {name: value if taste else 0.0 for name, value in _encoder_figures(starts).items()}
+    if start:
+        today, at_longest = (max(start.taste[0] + lead * start.encoder_slope, 0.0) if taste else 0.0 for lead in (0.0, LONGEST_LEAD))
+        figures |= {"encoder_weight": today, f"encoder_weight_{QUARTER_DAYS}d": at_longest}
     return figures, world_size
-
-
-def _encoder_figures(starts: Sequence[Weights]) -> dict[str, float]:
-    """Weight of the encoder in discover today and at the longest lead, mean of the heads."""
-    today = float(np.mean([start.taste[0] for start in starts]))
-    return {"encoder_weight": today, "encoder_weight_84d": max(today + float(np.mean([start.encoder_slope for start in starts])), 0.0)}
 
 
 def _num_heads(job: FineTuneJob) -> int:

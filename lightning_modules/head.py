@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.jobs import LEAD_INPUT
+
 CLAMP = 5.0
-LEAD_INPUT = "season_lead"  # days over 84
 LONGEST_LEAD = 1.0  # of the input; weights change no further
-DAYS_OF_LEAD = 84
+QUARTER_DAYS = 84
 LEAST_DEVIATION = 1e-3
 
 
@@ -106,7 +107,7 @@ class Head(nn.Module):
 
 def bounded_lead(lead_days: int) -> float:
     """Lead by which weights change: quarters of a year (84 days), at most one."""
-    return min(lead_days / DAYS_OF_LEAD, LONGEST_LEAD)
+    return min(lead_days / QUARTER_DAYS, LONGEST_LEAD)
 
 
 def build_head(

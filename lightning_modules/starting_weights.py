@@ -19,9 +19,11 @@ from lightning_modules.head import bounded_lead
 from lightning_modules.samples import SampleData
 
 TOP = 10
+FIRST = 1e4  # more than any score
 USERS = 16_384  # that are asked in all: each sample's share of them
 SHORTLIST = 256  # items of each that can come to the top
 LEAST_USERS = 16  # of a sample
+USERS_AT_ONCE = 512
 LEAST_GAIN = 0.005  # relative; below it a step is noise
 ROUNDS = 3
 SLIGHT = 1e-9  # what adding up steps may leave below 0
@@ -52,8 +54,8 @@ class Weights:
     encoder_slope: float = 0.0
 
     @property
-    def has_encoder(self) -> bool:
-        """Whether the encoder, the first term, says anything at any lead."""
+    def asks_encoder(self) -> bool:
+        """Whether the first term, where it is the encoder's, says anything at any lead."""
         return self.taste[0] > 0 or self.taste[0] + self.encoder_slope > 0
 
 
@@ -61,17 +63,21 @@ class Weights:
 class Question:
     """What some users of one sample wanted of what was new to them.
 
-    lead is the head's input for it, bounded as there; taste [B, P, K] half precision; season [P, W], or each user's own [B, P, W]
-    is_seen, is_target [B, P]; ideal [B] the best possible sum of gains
+    taste [B, P, K] half precision; season [P, W], or each user's own [B, P, W]; is_seen, is_target [B, P]
+    ideal [B] the best possible sum of gains
     """
 
     lead_days: int
-    lead: float
     taste: Tensor
     season: Tensor
     is_seen: Tensor
     is_target: Tensor
     ideal: Tensor
+
+    @property
+    def lead(self) -> float:
+        """By what weights change (`head.bounded_lead`)."""
+        return bounded_lead(self.lead_days)
 
     def ndcg(self, taste: Tensor, season: Tensor) -> float:
         """Mean NDCG@10 with these weights [K] and [W]."""
@@ -81,9 +87,8 @@ class Question:
         return float((gains.sum(1) / self.ideal).mean())
 
     def shortened(self, taste: Tensor, season: Tensor) -> "Question":
-        """The same of each user's targets and what scores best with these weights, `SHORTLIST` items in all: a step or two brings no other to the top."""
-        scores = self._scores(taste, season).masked_fill(self.is_target, math.inf)
-        kept = scores.topk(min(SHORTLIST, scores.shape[1]), 1).indices
+        """The same of `SHORTLIST` items of each user: the targets, and what scores best with these weights."""
+        kept = (self._scores(taste, season) + FIRST * self.is_target).topk(min(SHORTLIST, self.is_seen.shape[1]), 1).indices
         is_seen, is_target = self.is_seen.gather(1, kept), self.is_target.gather(1, kept)
         of_taste = self.taste.gather(1, kept[..., None].expand(-1, -1, self.taste.shape[2]))
         return replace(self, taste=of_taste, season=self.season[kept].half(), is_seen=is_seen, is_target=is_target)
@@ -104,19 +109,18 @@ def find_weights(
     """The best weights on the way uphill from `start`, one changed at a time; the mean over leads of the mean over cut-offs decides.
 
     users
-        Those of each sample that are looked at, so that users held out stay unseen.
+        Those of each sample that are looked at: where training follows, not those held out to say when it stops.
     start
         Terms of taste that are all 0 (taste is left out) stay so; season inputs it does not name are not read.
     """
     most = max(USERS // len(samples), LEAST_USERS)
-    asked = (question_of(sample, rows, list(start.season), season_inputs, most=most, seed=seed) for sample, rows in zip(samples, users, strict=True))
-    questions = [question.shortened(*_weights_at(question.lead, _values(start), start)) for question in asked if question is not None]
-    if not questions:
-        return start
+    asked = [users_of(sample, among, most=most, seed=seed) for sample, among in zip(samples, users, strict=True)]
     values = _values(start)
-    best = _figure(questions, values, start)
     for _ in range(ROUNDS):
-        before = best
+        questions = _questions(samples, asked, values, start, season_inputs)
+        if not questions:
+            return start
+        best = before = _figure(questions, values, start)
         for step in _steps(start, has_encoder=has_encoder):
             while (tried := _changed(values, step)) is not None:
                 figure = _figure(questions, tried, start)
@@ -126,11 +130,23 @@ def find_weights(
         if best == before:
             break
     return Weights(
-        tuple(max(round(values[f"taste_{number}"], 6), 0.0) for number in range(len(start.taste))),
+        tuple(round(values[f"taste_{number}"], 6) for number in range(len(start.taste))),
         {name: values[name] for name in start.season},
         {**start.slopes, **{name: values[SLOPE + name] for name in start.season}},
         round(values[SLOPE + ENCODER], 6),
     )
+
+
+def _questions(samples: Sequence[SampleData], asked: Sequence[Tensor], values: Values, start: Weights, season_inputs: Sequence[str]) -> list[Question]:
+    """The questions of all samples, one each, shortened by the weights of the round: what these cut off could not come to the top in a few steps."""
+    questions = []
+    for sample, users in zip(samples, asked, strict=True):
+        weights = _weights_at(bounded_lead(sample.lead_days), values, start)
+        parts = [question_of(sample, some, list(start.season), season_inputs).shortened(*weights) for some in users.split(USERS_AT_ONCE) if len(some)]
+        if parts:
+            tables = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("taste", "season", "is_seen", "is_target", "ideal")}
+            questions.append(replace(parts[0], **tables))
+    return questions
 
 
 def _values(weights: Weights) -> Values:
@@ -155,24 +171,24 @@ def _steps(start: Weights, *, has_encoder: bool) -> list[Values]:
 
 
 def _changed(values: Values, step: Values) -> Values | None:
-    """Values after a step; none where nothing changes. Terms of taste stay positive at every lead: the encoder's weight ends at 0, others' are left."""
+    """Values after a step, none where nothing changes. A term of taste ends at a weight of 0, the encoder's at any lead."""
     changed = values | {name: values[name] + by for name, by in step.items()}
-    if ENCODER in step or SLOPE + ENCODER in step:
-        today, at_longest = max(changed[ENCODER], 0.0), max(changed[ENCODER] + changed[SLOPE + ENCODER], 0.0)
-        changed |= {ENCODER: today, SLOPE + ENCODER: at_longest - today}
-    is_possible = all(value >= -SLIGHT for name, value in changed.items() if name.startswith("taste_"))
-    return changed if is_possible and any(abs(changed[name] - values[name]) > SLIGHT for name in step) else None
+    at_longest = max(changed.get(ENCODER, 0.0) + changed[SLOPE + ENCODER], 0.0)
+    changed |= {name: max(value, 0.0) for name, value in changed.items() if name.startswith("taste_")}
+    changed[SLOPE + ENCODER] = at_longest - changed.get(ENCODER, 0.0)
+    return changed if any(abs(changed[name] - values[name]) > SLIGHT for name in step) else None
 
 
-def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], *, most: int, seed: int) -> Question | None:
-    """The question of a sample, of at most `most` users drawn by seed `among` some; None where none of them wanted anything new."""
+def users_of(sample: SampleData, among: np.ndarray, *, most: int, seed: int) -> Tensor:
+    """Users of a sample `among` some who wanted anything new, at most `most`, drawn by seed; rising."""
+    asked = among[_num_new_targets(sample).numpy()[among] > 0]
+    return torch.from_numpy(np.sort(np.random.default_rng([seed, len(asked)]).permutation(asked)[:most]))
+
+
+def question_of(sample: SampleData, users: Tensor, searched: Sequence[str], season_inputs: Sequence[str]) -> Question:
+    """The question of some users of a sample; all of them wanted something new (`users_of`)."""
     wanted = sample.is_target & ~sample.is_seen
-    rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets[1:] - sample.offsets[:-1])
-    counts = torch.bincount(rows[wanted], minlength=sample.num_users)
-    asked = among[counts.numpy()[among] > 0]
-    if not len(asked):
-        return None
-    users = torch.from_numpy(np.sort(np.random.default_rng([seed, len(asked)]).permutation(asked)[:most]))
+    rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets.diff())
     place_of_user = torch.full((sample.num_users,), -1).index_copy(0, users, torch.arange(len(users)))
     place = torch.searchsorted(sample.pool, sample.pair_items).clamp(max=len(sample.pool) - 1)
     is_inside = (sample.pool[place] == sample.pair_items) & (place_of_user[rows] >= 0)
@@ -183,13 +199,17 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     ideal = (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)
     return Question(
         lead_days=sample.lead_days,
-        lead=bounded_lead(sample.lead_days),
         taste=sample.pool_taste(users).half(),
         season=sample.season[torch.searchsorted(sample.items, sample.pool)][:, columns],
         is_seen=is_seen,
         is_target=is_target,
-        ideal=ideal[counts[users].clamp(max=TOP) - 1],
+        ideal=ideal[_num_new_targets(sample)[users].clamp(max=TOP) - 1],
     )
+
+
+def _num_new_targets(sample: SampleData) -> Tensor:
+    rows = torch.repeat_interleave(torch.arange(sample.num_users), sample.offsets.diff())
+    return torch.bincount(rows[sample.is_target & ~sample.is_seen], minlength=sample.num_users)
 
 
 def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:

@@ -22,7 +22,8 @@ from contracts.errors import BundleError
 from serving.item_tables import Floats, Integers, ItemTable, item_table
 
 HEAD_FORMAT: Final = 3
-DAYS_OF_LEAD: Final = 84
+QUARTER_DAYS: Final = 84
+LEAST_ENCODER_WEIGHT: Final = 2e-4  # what is exported for none: weights are positive
 SEASON_ROWS_AT_ONCE: Final = 65_536
 WIDEST_DENSE_QUERY: Final = 1_024
 ROWS_AT_ONCE: Final = 256
@@ -50,8 +51,9 @@ class ListHead(BaseModel):
     linear: tuple[LinearTerm, ...] = ()
 
     def encoder_weight_at(self, lead_days: int) -> float:
-        """The encoder's weight at a lead; not below 0."""
-        return max(self.encoder_weight + self.encoder_slope * min(lead_days / DAYS_OF_LEAD, 1.0), 0.0)
+        """The encoder's weight at a lead; 0 where it is next to nothing, so that the encoder need not be asked."""
+        weight = self.encoder_weight + self.encoder_slope * min(lead_days / QUARTER_DAYS, 1.0)
+        return weight if weight > LEAST_ENCODER_WEIGHT else 0.0
 
 
 class Head(BaseModel):
@@ -219,7 +221,7 @@ def _read_head(path: Path) -> Head:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise BundleError(
-            f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head format {HEAD_FORMAT}. Export the networks again."
+            f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head formats 2 and {HEAD_FORMAT}. Export the networks again."
         ) from error
 
 

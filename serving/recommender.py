@@ -103,7 +103,7 @@ class _Season:
 class _Taste:
     """Taste of some users, in parts that any (user, item) pair is put together from.
 
-    queries   [B, D]  of the encoder; None without one
+    queries   [B, D]  of the encoder; None without one, or where neither taste nor habit asks it
     linear    K' x [B, P]  logarithm of each linear term for the pool, at `floors` outside
     weighted  [B, D]  queries times the list's weight; None where the list has none
     above     [B, P]  weighted sum of the linear terms above their floors
@@ -532,7 +532,8 @@ class Recommender:
     def _taste(self, block: Behaviour, question: Question, of_users: _OfUsers) -> _Taste:
         """Taste of a block of users, centred over the candidates that have vectors. Raises BundleError where it is not finite."""
         head, networks = self.networks.list_head(question.list_name), self.networks
-        queries = self._queries(block, question.request_date, question.lookup_shift_days) if networks.has_encoder else None
+        is_asked = networks.has_encoder and (question.encoder_weight > 0 or question.list_name != DISCOVER)  # habit reads the term of any weight
+        queries = self._queries(block, question.request_date, question.lookup_shift_days) if is_asked else None
         weighted = queries * np.float32(question.encoder_weight) if queries is not None and question.encoder_weight else None
         linear = [self._linear(block, number, term, of_users) for number, term in enumerate(head.linear)]
         floors = [math.log(term.floor) for term in head.linear]

@@ -21,7 +21,7 @@ from lightning_modules.jobs import FineTuneJob, PretrainJob
 from lightning_modules.pretraining import pretrain, read_snapshot
 from lightning_modules.starting_weights import Weights
 from lightning_modules.taste import ENCODERS, build_taste
-from lightning_modules.warm_start import HEAD, WEIGHTS, read_weights
+from serving.networks import Head
 
 
 def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -74,10 +74,6 @@ def test_the_folder_holds_what_the_architecture_page_says(pretrain_job: Pretrain
     assert head["max_history"] == 16
     assert date.fromisoformat(head["cutoff"]) == origin
     assert all(len(head["lists"][name]["linear"]) == len(job.linear) and head["lists"][name]["encoder_weight"] > 0 for name in job.lists)
-    weights = read_weights(folders / "fine_tune" / origin.isoformat() / WEIGHTS)
-    slopes = [float(weights.parts[f"{HEAD}{number}"]["encoder_slope"][1]) for number in range(2)]
-    assert head["lists"]["discover"]["encoder_slope"] == pytest.approx(sum(slopes) / 2)
-    assert head["lists"]["again"]["encoder_slope"] == 0.0
 
     vectors = load_file(networks / "vectors.safetensors")
     assert (np.diff(vectors["linear_items"]) > 0).all()
@@ -120,7 +116,12 @@ def test_the_encoder_is_exported_only_where_it_adds(
     assert len(searches) == len(job.origins)  # one for all heads
     assert result.metrics[f"encoder_weight_{job.origins[0]}"] == pytest.approx(weight)
     assert result.metrics[f"encoder_weight_84d_{job.origins[0]}"] == pytest.approx(weight + slope)
-    assert (tmp_path / "fine_tune" / job.origins[0].isoformat() / "networks" / "encoder.onnx").exists() == is_used
+    networks = tmp_path / "fine_tune" / job.origins[0].isoformat() / "networks"
+    assert (networks / "encoder.onnx").exists() == is_used
+    served = Head.model_validate_json((networks / "head.json").read_text()).lists["discover"]
+    for lead_days in (0, 42, 84, 168):  # the one place where training and serving meet over a weight
+        trained = weight + slope * min(lead_days / 84, 1) if is_used else 0.0
+        assert served.encoder_weight_at(lead_days) == pytest.approx(trained, abs=2e-4)
 
 
 @pytest.mark.parametrize("kind", sorted(ENCODERS))
