@@ -405,19 +405,21 @@ def _fit_and_export(
     number, unused = sorted(job.origins).index(known.cutoff), _unused_inputs(log, known.cutoff.toordinal())
     num_heads = _num_heads(job)
     labels = [f"head {number * num_heads + seed + 1} of {len(job.origins) * num_heads} ({known.cutoff})" for seed in range(num_heads)]
-    start: Weights | None = None
+    starts: list[Weights] = []
     if samples and not job.start:
-        say("fine_tune", share[0], f"{labels[0]}, where discover begins")
-        start = _start_of_discover(job, samples, seed=job.seed)
-        if known.taste and job.use_encoder == "if_it_adds" and not start.asks_encoder:
+        for seed, label in enumerate(labels):
+            say("fine_tune", share[0], f"{label}, where discover begins")
+            starts.append(_start_of_discover(job, samples, seed=job.seed + seed))
+        if known.taste and job.use_encoder == "if_it_adds" and not any(start.asks_encoder for start in starts):
             job, known = job.model_copy(update={"pretraining": None}), replace(known, taste=None, item_vectors=None)
-            samples, start = _without_encoder(samples), replace(start, taste=start.taste[1:], encoder_slope=0.0)
+            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:], encoder_slope=0.0) for start in starts]
     taste, adaptation = known.taste, None
     for seed, label in enumerate(labels):
         part = _part(share, seed, num_heads)
         if samples:
+            start, fit_folder = starts[seed] if starts else None, place / f"seed_{seed}"
             head, adaptation, figures, world_size = _fit(
-                job, samples, compute, place / f"seed_{seed}", seed=job.seed + seed, label=label, unused=unused, start=start, share=part
+                job, samples, compute, fit_folder, seed=job.seed + seed, label=label, unused=unused, start=start, share=part
             )
         else:
             head, adaptation = _started_head(job, seed, has_encoder=taste is not None).eval(), _new_adaptation(job, taste)
@@ -428,8 +430,8 @@ def _fit_and_export(
         _export(job, known, heads, place)
         nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
         save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
-    if start:
-        today, at_longest = (max(start.taste[0] + lead * start.encoder_slope, 0.0) if taste else 0.0 for lead in (0.0, LONGEST_LEAD))
+    if starts:
+        today, at_longest = (float(np.mean([start.encoder_weight(lead) for start in starts])) if taste else 0.0 for lead in (0.0, LONGEST_LEAD))
         figures |= {"encoder_weight": today, f"encoder_weight_{QUARTER_DAYS}d": at_longest}
     return figures, world_size
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.head import bounded_lead
+from lightning_modules.head import LONGEST_LEAD, bounded_lead
 from lightning_modules.samples import SampleData
 
 TOP = 10
@@ -53,10 +53,14 @@ class Weights:
     slopes: Mapping[str, float] = field(default_factory=dict)
     encoder_slope: float = 0.0
 
+    def encoder_weight(self, lead: float) -> float:
+        """Weight of the first term, where it is the encoder's, at a lead (`head.bounded_lead`)."""
+        return max(self.taste[0] + lead * self.encoder_slope, 0.0)
+
     @property
     def asks_encoder(self) -> bool:
-        """Whether the first term, where it is the encoder's, says anything at any lead."""
-        return self.taste[0] > 0 or self.taste[0] + self.encoder_slope > 0
+        """Whether the encoder says anything at any lead."""
+        return self.encoder_weight(0.0) > 0 or self.encoder_weight(LONGEST_LEAD) > 0
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ def test_discover_stays_at_the_weights_its_search_found(
 def test_the_search_sees_everybody_where_discover_is_not_trained(
     fine_tune_job: FineTuneJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], is_everybody: bool
 ) -> None:
-    """One search serves all heads; where training goes on from it, it sees no user held out."""
+    """Each head has a search of its own; where training goes on from it, it sees no user held out."""
     job = fine_tune_job.model_copy(update={"origins": fine_tune_job.origins[:1], **change})
     log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
     samples = [sample for sample in all_samples(job, log, tmp_path / "terms") if sample.window_end <= job.origins[0]]
@@ -256,7 +256,7 @@ def test_the_search_sees_everybody_where_discover_is_not_trained(
     monkeypatch.setattr(fine_tuning, "save_weights", lambda *given, **more: None)
     known = fine_tuning.known_at(job, log, job.origins[0])
     fine_tuning._fit_and_export(job, log, samples, known, ComputeConfig(accelerator="cpu"), tmp_path, (0.0, 1.0))
-    assert len(asked) == 1
+    assert len(asked) == job.num_heads
     assert (asked[0] == [sample.num_users for sample in samples]) == is_everybody
 
 
