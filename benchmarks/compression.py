@@ -77,8 +77,8 @@ def rows_of(metrics: dict[str, float], config: PipelineConfig) -> list[dict[str,
             if figure in NAMES:
                 rows.append({**common, "model": model, "list": None, "metric": NAMES[figure], "value": round(value, 3), "n": NUM_USERS})
                 continue
-            ranked, _, lead = figure.removesuffix(".ndcg_at_10").partition("_")
-            of_list = {**common, "model": model, "list": ranked, "lead_days": int(lead.removesuffix("d") or 0), "n": NUM_USERS}
+            ranked = figure.removesuffix(".ndcg_at_10")
+            of_list = {**common, "model": model, "list": ranked, "n": NUM_USERS}
             rows.append({**of_list, "metric": "ndcg@10", "value": round(value, 5)})
             if form != FULL:
                 rows.append({**of_list, "metric": "loss of ndcg@10", "value": round(1 - value / forms[FULL][figure], 5)})

@@ -139,11 +139,8 @@ def write_networks(folder: Path, rng: Any, num_items: int, items: Any, num_habit
         },
         folder / "vectors.safetensors",
     )
-    lists = {
-        name: {"encoder_weight": 0.5, "encoder_slope": 0.0, "linear": [{"half_life_days": None, "weight": 0.7, "floor": 0.02}]}
-        for name in ("again", "discover")
-    }
-    head = {"format": 3, "season_inputs": SEASON_INPUTS, "habit_inputs": HABIT_INPUTS, "event_types": {"purchase": 1}, "max_history": HISTORY, "lists": lists}
+    lists = {name: {"encoder_weight": 0.5, "linear": [{"half_life_days": None, "weight": 0.7, "floor": 0.02}]} for name in ("again", "discover")}
+    head = {"format": 2, "season_inputs": SEASON_INPUTS, "habit_inputs": HABIT_INPUTS, "event_types": {"purchase": 1}, "max_history": HISTORY, "lists": lists}
     (folder / "head.json").write_text(json.dumps(head))
 
 

@@ -23,7 +23,7 @@ from lightning_modules.jobs import FineTuneJob
 from lightning_modules.samples import Known
 from lightning_modules.taste import ItemVectors, Taste
 
-HEAD_FORMAT = 3
+HEAD_FORMAT = 2
 ROW_OPSET = 18
 ROW_IR = 10
 MAX_BATCH = 1_000_000
@@ -61,18 +61,15 @@ def item_tables(known: Known) -> dict[str, np.ndarray]:
 def head_description(job: FineTuneJob, known: Known, heads: Sequence[Head]) -> dict[str, Any]:
     """Contents of head.json."""
     weights = torch.stack([head.taste_weights().detach() for head in heads]).mean(0)
-    slopes = torch.stack([head.taste_gain * head.encoder_slope for head in heads]).mean(0).tolist()
     has_encoder = known.taste is not None
     lists = {}
     for name in job.lists:
-        number = 0 if name == "again" else 1
-        row = weights[number].tolist()
+        row = weights[0 if name == "again" else 1].tolist()
         terms = [
             {"half_life_days": term.half_life_days, "weight": weight, "floor": term.floor}
             for term, weight in zip(job.linear, row[1 if has_encoder else 0 :], strict=True)
         ]
-        of_encoder = {"encoder_weight": row[0], "encoder_slope": slopes[number]} if has_encoder else {"encoder_weight": 0.0, "encoder_slope": 0.0}
-        lists[name] = {**of_encoder, "linear": terms}
+        lists[name] = {"encoder_weight": row[0] if has_encoder else 0.0, "linear": terms}
     described: dict[str, Any] = {
         "format": HEAD_FORMAT,
         "cutoff": known.cutoff.isoformat(),

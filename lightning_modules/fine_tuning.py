@@ -30,7 +30,7 @@ from contracts.sections.training import ComputeConfig
 from lightning_modules.adaptation import Adaptation, AdaptedTaste, histories_at, with_queries
 from lightning_modules.event_log import EventLog
 from lightning_modules.export import export_networks
-from lightning_modules.head import LONGEST_LEAD, QUARTER_DAYS, Head, build_head
+from lightning_modules.head import Head, build_head
 from lightning_modules.jobs import FineTuneJob, ListName
 from lightning_modules.pretraining import DAYS_FOR_YEAR, ENCODER, open_log
 from lightning_modules.samples import EPOCH, Known, SampleData, known_at, pool_taste, read_sample, sample_data
@@ -187,7 +187,7 @@ class NewestCutoff(lightning.Callback):
             return
         users = self.users[:CHECK_USERS]
         sample = pl_module.adaptation.applied(self.sample, users) if pl_module.adaptation else self.sample
-        figures = measure(pl_module.head, self.job, sample, users, lists=self.job.trained_lists)
+        figures = measure(pl_module.head, self.job, sample, users)
         self.figures.append(figures)
         if self.scores()[-1] >= max(self.scores()):
             self.best = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
@@ -245,7 +245,7 @@ def rank_lists(
     taste = torch.cat([sample.pool_taste(users), sample.other_taste(users, shared[len(sample.pool) :])], 1)  # [B, C, K]
     if queries is not None:
         own_taste, taste = with_queries(sample, queries, rows, items, shared, own_taste, taste)
-    weights = head.taste_weights_at(sample.lead_days)
+    weights = head.taste_weights()
     habit = _habit(head, sample, pairs, is_seen, season_rows[len(shared) :], own_taste)
 
     is_shared = place >= 0
@@ -284,21 +284,21 @@ def list_loss(ranked: RankedTargets) -> tuple[Tensor, Tensor]:
     return ((ranked.totals - ranked.scores) * weights).sum(), weights.sum()
 
 
-def measure(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray, *, lists: Sequence[ListName] | None = None) -> dict[str, float]:
-    """NDCG@10 of each list, or of some `lists`, over the users who have targets in it, candidates being the pool and each user's own pairs."""
+def measure(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, float]:
+    """NDCG@10 of each list over the users who have targets in it, candidates being the pool and each user's own pairs."""
     return {
         name: float(np.nan_to_num(values[~np.isnan(values)].mean() if (~np.isnan(values)).any() else 0.0))
-        for name, values in ndcg(head, job, sample, users, lists=lists).items()
+        for name, values in ndcg(head, job, sample, users).items()
     }
 
 
 @torch.no_grad()
-def ndcg(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray, *, lists: Sequence[ListName] | None = None) -> dict[str, np.ndarray]:
-    """NDCG@10 of each list, or of some `lists`, for each user [U], NaN where the user has no target in it."""
-    found: dict[str, list[Tensor]] = {name: [] for name in lists or job.lists}
+def ndcg(head: Head, job: FineTuneJob, sample: SampleData, users: np.ndarray) -> dict[str, np.ndarray]:
+    """NDCG@10 of each list for each user [U], NaN where the user has no target in it."""
+    found: dict[str, list[Tensor]] = {name: [] for name in job.lists}
     ideal = torch.cat([torch.zeros(1), (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)])
     for block in torch.from_numpy(users).split(job.batch_users):
-        for ranked in rank_lists(head, job, sample, block, seed=0, lists=lists):
+        for ranked in rank_lists(head, job, sample, block, seed=0):
             gain = torch.where(ranked.ranks < TOP, 1 / torch.log2(ranked.ranks + 2.0), torch.zeros(()))
             per_user = torch.zeros(len(block)).index_add(0, ranked.rows, gain) / ideal[ranked.num_targets.clamp(max=TOP)].clamp(min=1e-9)
             found[ranked.list_name].append(per_user.masked_fill(ranked.num_targets == 0, math.nan))
@@ -410,9 +410,9 @@ def _fit_and_export(
         for seed, label in enumerate(labels):
             say("fine_tune", share[0], f"{label}, where discover begins")
             starts.append(_start_of_discover(job, samples, seed=job.seed + seed))
-        if known.taste and job.use_encoder == "if_it_adds" and not any(start.asks_encoder for start in starts):
+        if known.taste and job.use_encoder == "if_it_adds" and not any(start.taste[0] for start in starts):
             job, known = job.model_copy(update={"pretraining": None}), replace(known, taste=None, item_vectors=None)
-            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:], encoder_slope=0.0) for start in starts]
+            samples, starts = _without_encoder(samples), [replace(start, taste=start.taste[1:]) for start in starts]
     taste, adaptation = known.taste, None
     for seed, label in enumerate(labels):
         part = _part(share, seed, num_heads)
@@ -431,8 +431,7 @@ def _fit_and_export(
         nodes = json.loads((Path(job.pretraining) / ENCODER).read_text())["nodes"] if job.pretraining else []
         save_weights(place / WEIGHTS, taste=taste, adaptation=adaptation, heads=heads, nodes=nodes, event_types=job.event_types)
     if starts:
-        today, at_longest = (float(np.mean([start.encoder_weight(lead) for start in starts])) if taste else 0.0 for lead in (0.0, LONGEST_LEAD))
-        figures |= {"encoder_weight": today, f"encoder_weight_{QUARTER_DAYS}d": at_longest}
+        figures = figures | {"encoder_weight": float(np.mean([start.taste[0] for start in starts])) if taste else 0.0}
     return figures, world_size
 
 
@@ -553,10 +552,7 @@ def _started_head(job: FineTuneJob, number: int, *, has_encoder: bool) -> Head:
 
 
 def _start_of_discover(job: FineTuneJob, samples: list[SampleData], *, seed: int) -> Weights:
-    """Where discover begins: the weights its search finds; without search the fixed ones, without that list no encoder.
-
-    Where discover is trained from there, the search sees no user held out, for these say when to stop.
-    """
+    """Where discover begins: the weights its search finds, which sees no user held out; without search the fixed ones, without that list no encoder."""
     has_encoder = bool(samples[0].queries.shape[1])
     taste = _fixed_taste(job, "discover", has_encoder=has_encoder)
     if "taste" in job.leave_out or "discover" not in job.lists:
@@ -565,7 +561,7 @@ def _start_of_discover(job: FineTuneJob, samples: list[SampleData], *, seed: int
     start = Weights(tuple(taste), {name: job.season_prior[name][1] for name in read}, {name: both[1] for name, both in job.season_slopes.items()})
     if not job.search_start or "discover" not in job.lists:
         return start
-    users = _split(samples, seed)[0] if "discover" in job.trained_lists else [np.arange(sample.num_users) for sample in samples]
+    users, _, _ = _split(samples, seed)
     return find_weights(samples, users, start, job.season_inputs, has_encoder=has_encoder, seed=seed)
 
 
@@ -590,7 +586,6 @@ def _new_head(job: FineTuneJob, samples: list[SampleData], start: Weights, unuse
         season_statistics=_statistics([sample.season[torch.searchsorted(sample.items, sample.pool)] for sample in chosen]),
         habit_statistics=_statistics([_habit_rows(sample, seed=number) for number, sample in enumerate(chosen)]),
         taste_weights=torch.tensor([again, list(start.taste)]),
-        encoder_slope=torch.tensor([0.0, start.encoder_slope]),
         leave_out=job.leave_out,
     )
 

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.jobs import LEAD_INPUT
-
 CLAMP = 5.0
+LEAD_INPUT = "season_lead"  # days over 84
 LONGEST_LEAD = 1.0  # of the input; weights change no further
-QUARTER_DAYS = 84
 LEAST_DEVIATION = 1e-3
 
 
@@ -74,17 +72,11 @@ class PriorNetwork(nn.Module):
 
 
 class Head(nn.Module):
-    """Season network [N, S] -> [N, 2], habit network [N, H + S + K] -> [N, 1] and the weights of taste, positive by softplus.
+    """Season network [N, S] -> [N, 2], habit network [N, H + S + K] -> [N, 1] and the weights of taste, positive by softplus."""
 
-    What is added to the encoder's weight at a lead of 84 days, `encoder_slope` [L], is given, not learned.
-    """
-
-    def __init__(
-        self, season: PriorNetwork, habit: PriorNetwork, taste_weights: Tensor, *, encoder_slope: Tensor | None = None, has_taste: bool = True
-    ) -> None:
+    def __init__(self, season: PriorNetwork, habit: PriorNetwork, taste_weights: Tensor, *, has_taste: bool = True) -> None:
         super().__init__()
         self.season, self.habit = season, habit
-        self.register_buffer("encoder_slope", torch.zeros(len(taste_weights)) if encoder_slope is None else encoder_slope)
         self.register_buffer("taste_gain", torch.tensor(float(has_taste)))
         self.raw_weights = nn.Parameter(torch.log(torch.expm1(taste_weights.clamp(min=1e-4))))  # [L, K]
 
@@ -93,21 +85,8 @@ class Head(nn.Module):
         return [self.taste_weights(), self.season.linear.weight, self.season.outer.weight]
 
     def taste_weights(self) -> Tensor:
-        """Weights of the terms of taste for each list at a lead of 0 days, [L, K]."""
+        """Weights of the terms of taste for each list, [L, K]."""
         return self.taste_gain * functional.softplus(self.raw_weights)
-
-    def taste_weights_at(self, lead_days: int) -> Tensor:
-        """As `taste_weights`, at a lead."""
-        weights = self.taste_weights()
-        if not self.encoder_slope.any():
-            return weights
-        changed = weights[:, :1] + self.taste_gain * bounded_lead(lead_days) * self.encoder_slope[:, None]
-        return torch.cat([changed.clamp(min=0), weights[:, 1:]], 1)
-
-
-def bounded_lead(lead_days: int) -> float:
-    """Lead by which weights change: quarters of a year (84 days), at most one."""
-    return min(lead_days / QUARTER_DAYS, LONGEST_LEAD)
 
 
 def build_head(
@@ -124,7 +103,6 @@ def build_head(
     season_statistics: tuple[Tensor, Tensor],
     habit_statistics: tuple[Tensor, Tensor],
     taste_weights: Tensor,
-    encoder_slope: Tensor | None = None,
     leave_out: Sequence[str] = (),
 ) -> Head:
     """Head at its starting point: priors only. Statistics are mean and deviation of each input.
@@ -154,4 +132,4 @@ def build_head(
         deviation=habit_statistics[1],
         is_used=torch.tensor([name not in unused and "habit" not in leave_out for name in all_habit_inputs]),
     )
-    return Head(season, habit, taste_weights, encoder_slope=encoder_slope, has_taste="taste" not in leave_out)
+    return Head(season, habit, taste_weights, has_taste="taste" not in leave_out)

@@ -33,7 +33,6 @@ from lightning_modules.distillation_job import DistilJob
 from lightning_modules.forecasting_job import ForecastJob
 
 ListName = Literal["again", "discover"]
-LEAD_INPUT = "season_lead"  # days over 84
 
 
 class Start(BaseModel):
@@ -187,9 +186,9 @@ class FineTuneJob(Job):
     )
     linear_landmarks: Annotated[int, Field(ge=1, description="Users an exact linear term is fitted on; more are drawn from.")] = 4_096
     linear_rank: Annotated[int, Field(ge=1, description="Rank of a low-rank linear term.")] = 256
-    use_encoder: Annotated[
-        Literal["if_it_adds", "always"], Field(description="if_it_adds: only where the search leaves it a weight in discover, at some lead.")
-    ] = "if_it_adds"
+    use_encoder: Annotated[Literal["if_it_adds", "always"], Field(description="if_it_adds: only where the search of discover's weights leaves it one.")] = (
+        "if_it_adds"
+    )
     adaptation: Annotated[AdaptedWeights, Field(description="What may change of the encoder.")] = "frozen"
     adaptation_layer: Annotated[AdaptationLayer, Field(description="Layer behind the encoder's query.")] = "none"
     leave_out: Annotated[tuple[Component, ...], Field(description="Components the head is fitted and served without.")] = ()
@@ -204,7 +203,7 @@ class FineTuneJob(Job):
     ] = 100.0
     search_start: Annotated[
         bool,
-        Field(description="The few weights of discover are found by NDCG@10 of the sampled cut-offs, and stay, unless the encoder is adapted; off: trained."),
+        Field(description="The few weights of discover are found by NDCG@10 of the sampled cut-offs, and stay; off: it is trained from fixed ones."),
     ] = True
     label_share: Annotated[float, Field(gt=0, le=1, description="Share of the log's users whose targets are learned from, the same ones in every sample.")] = (
         1.0
@@ -226,10 +225,8 @@ class FineTuneJob(Job):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-3, weight_decay=1e-4, warm_up_steps=20)
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
+    def _adaptation_fits(self) -> Self:
         check_adaptation(self)
-        if LEAD_INPUT not in self.season_inputs:
-            raise ValueError(f"season_inputs: expected {LEAD_INPUT} among them, by which weights change with the lead; found {', '.join(self.season_inputs)}")
         return self
 
     @property

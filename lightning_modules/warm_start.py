@@ -31,8 +31,7 @@ WEIGHTS = "weights.safetensors"
 START_INDEX = "start_index"
 NEIGHBOURS = 10
 LEAST_COSINE = 0.4
-FORMAT = 2
-READ_FORMATS = (1, FORMAT)
+FORMAT = 1
 TASTE, ADAPTATION, HEAD = "taste", "adaptation", "head_"
 
 
@@ -82,15 +81,11 @@ def read_weights(path: Path | str) -> StartWeights:
     parts: dict[str, dict[str, Tensor]] = {}
     with safe_open(str(path), framework="pt") as stored:
         described = json.loads((stored.metadata() or {}).get("described", "{}"))
-        if described.get("format") not in READ_FORMATS:
-            formats = " and ".join(str(number) for number in READ_FORMATS)
-            raise CheckpointMismatchError(f"{path}: format {described.get('format')!r}, this code reads formats {formats}. Train anew.")
+        if described.get("format") != FORMAT:
+            raise CheckpointMismatchError(f"{path}: format {described.get('format')!r}, this code reads format {FORMAT}. Train anew.")
         for key in stored.keys():  # noqa: SIM118 - not a dict
             part, _, name = key.partition(".")
             parts.setdefault(part, {})[name] = stored.get_tensor(key)
-    for part, tensors in parts.items():
-        if part.startswith(HEAD):  # format 1 had one weight of the encoder for all leads
-            tensors.setdefault("encoder_slope", torch.zeros(len(tensors["raw_weights"])))
     return StartWeights(Path(path), parts, described)
 
 

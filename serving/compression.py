@@ -36,7 +36,7 @@ LEAST_ROWS: Final = 256
 
 @dataclass(frozen=True)
 class Form:
-    """A form of a model as the gate compares them: bytes of its bundle, milliseconds of a request, its main metric per list and lead."""
+    """A form of a model as the gate compares them: bytes of its bundle, milliseconds of a request, its main metric per list."""
 
     name: str
     size_bytes: int

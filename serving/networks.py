@@ -21,9 +21,7 @@ from safetensors.numpy import load_file
 from contracts.errors import BundleError
 from serving.item_tables import Floats, Integers, ItemTable, item_table
 
-HEAD_FORMAT: Final = 3
-QUARTER_DAYS: Final = 84
-LEAST_ENCODER_WEIGHT: Final = 2e-4  # what is exported for none: weights are positive
+HEAD_FORMAT: Final = 2
 SEASON_ROWS_AT_ONCE: Final = 65_536
 WIDEST_DENSE_QUERY: Final = 1_024
 ROWS_AT_ONCE: Final = 256
@@ -46,14 +44,8 @@ class ListHead(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    encoder_weight: Annotated[float, Field(description="At a lead of 0 days.")] = 0.0
-    encoder_slope: Annotated[float, Field(description="What is added at a lead of 84 days; less before it, no more after it.")] = 0.0
+    encoder_weight: float = 0.0
     linear: tuple[LinearTerm, ...] = ()
-
-    def encoder_weight_at(self, lead_days: int) -> float:
-        """The encoder's weight at a lead; 0 where it is next to nothing, so that the encoder need not be asked."""
-        weight = self.encoder_weight + self.encoder_slope * min(lead_days / QUARTER_DAYS, 1.0)
-        return weight if weight > LEAST_ENCODER_WEIGHT else 0.0
 
 
 class Head(BaseModel):
@@ -61,7 +53,7 @@ class Head(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: Literal[2, 3]
+    format: Literal[2]
     season_inputs: tuple[str, ...]
     habit_inputs: tuple[str, ...]
     lists: dict[str, ListHead]
@@ -221,7 +213,7 @@ def _read_head(path: Path) -> Head:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise BundleError(
-            f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head formats 2 and {HEAD_FORMAT}. Export the networks again."
+            f"{path}: `{where}` {fault['msg']}, found {fault.get('input')!r}; this code reads head format {HEAD_FORMAT}. Export the networks again."
         ) from error
 
 

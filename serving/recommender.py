@@ -71,8 +71,7 @@ class Question:
     pool_season      [P]  that of the pool, minus infinity off the candidates
     pool_weights     [P]  share of each item of the pool in the mean over the candidates that have vectors
     mean_vector      [D]  mean of those vectors
-    encoder_weight        weight of the encoder's term at the lead of the request; 0 without an encoder
-    offer                 what the scan adds to its products; None where the encoder says nothing
+    offer                 what the scan adds to its products; None where taste has no encoder
     best_first            candidates outside the pool that taste cannot tell apart, by season: one group with vectors, one without
     """
 
@@ -83,7 +82,6 @@ class Question:
     pool_season: Floats
     pool_weights: Floats
     mean_vector: Floats
-    encoder_weight: float
     offer: Offer | None
     best_first: tuple[BestFirst, ...]
     k: int
@@ -103,7 +101,7 @@ class _Season:
 class _Taste:
     """Taste of some users, in parts that any (user, item) pair is put together from.
 
-    queries   [B, D]  of the encoder; None without one, or where neither taste nor habit asks it
+    queries   [B, D]  of the encoder; None without one
     linear    K' x [B, P]  logarithm of each linear term for the pool, at `floors` outside
     weighted  [B, D]  queries times the list's weight; None where the list has none
     above     [B, P]  weighted sum of the linear terms above their floors
@@ -292,8 +290,7 @@ class Recommender:
         season = (scores - np.float32(centre)).astype(np.float32)
         counted = offered & networks.has_vectors
         share = np.float32(1 / max(counted.sum(), 1))
-        encoder_weight = head.encoder_weight_at((request_date - self.cutoff).days) if networks.has_encoder else 0.0
-        is_scanned = encoder_weight != 0
+        is_scanned = networks.has_encoder and head.encoder_weight != 0
         rest = offered & (networks.place < 0)
         listed, unlisted = rest & networks.has_vectors, rest & ~networks.has_vectors
         groups = [unlisted] if is_scanned else [listed, unlisted]
@@ -305,7 +302,6 @@ class Recommender:
             pool_season=np.where(offered, season, np.float32(-np.inf))[networks.pool],
             pool_weights=counted[networks.pool] * share,
             mean_vector=self._mean_vector(np.flatnonzero(counted), share) if is_scanned else np.zeros(0, np.float32),
-            encoder_weight=encoder_weight,
             offer=self._scan().offer(season, listed) if is_scanned else None,
             best_first=tuple(BestFirst(season, members) for members in groups if members.any()),
             k=k,
@@ -532,9 +528,8 @@ class Recommender:
     def _taste(self, block: Behaviour, question: Question, of_users: _OfUsers) -> _Taste:
         """Taste of a block of users, centred over the candidates that have vectors. Raises BundleError where it is not finite."""
         head, networks = self.networks.list_head(question.list_name), self.networks
-        is_asked = networks.has_encoder and (question.encoder_weight > 0 or question.list_name != DISCOVER)  # habit reads the term of any weight
-        queries = self._queries(block, question.request_date, question.lookup_shift_days) if is_asked else None
-        weighted = queries * np.float32(question.encoder_weight) if queries is not None and question.encoder_weight else None
+        queries = self._queries(block, question.request_date, question.lookup_shift_days) if networks.has_encoder else None
+        weighted = queries * np.float32(head.encoder_weight) if queries is not None and head.encoder_weight else None
         linear = [self._linear(block, number, term, of_users) for number, term in enumerate(head.linear)]
         floors = [math.log(term.floor) for term in head.linear]
         above = np.zeros((len(block), len(networks.pool)), np.float32)
@@ -576,9 +571,9 @@ class Recommender:
         """Weighted taste of a block of users for some items, [B, N], not centred: cheap where all items are not needed."""
         head, networks = self.networks.list_head(question.list_name), self.networks
         taste = np.zeros((len(block), len(positions)), np.float32)
-        if networks.taste_items is not None and question.encoder_weight:
+        if networks.taste_items is not None and networks.has_encoder and head.encoder_weight:
             queries = self._queries(block, question.request_date, question.lookup_shift_days)
-            taste += np.float32(question.encoder_weight) * (queries @ networks.taste_items.rows(positions).T)
+            taste += np.float32(head.encoder_weight) * (queries @ networks.taste_items.rows(positions).T)
         place = networks.place[positions]
         inside = place >= 0
         for number, term in enumerate(head.linear):

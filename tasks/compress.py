@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from contracts import columns as c
 from contracts.artifacts import BundleRef, Bundles, ValidationReport
 from contracts.sections.evaluation import EvaluationConfig, GateConfig
 from contracts.sections.training import ComputeConfig
-from evaluation.origins import leads_that_fit
 from evaluation.ranking_metrics import score_rankings
 from evaluation.targets import targets
 from lightning_modules.distillation_job import DistilJob
@@ -35,7 +34,6 @@ NUM_USERS = 400
 NUM_TIMED = 40
 STUDENT_DIVISOR = 4
 LEAST_WIDTH = 8
-Asked = tuple[str, int]  # list and lead, days
 
 
 @task(name="compress", **reusable(*CODE, minutes=60))
@@ -50,9 +48,8 @@ def compress(
     compute: ComputeConfig,
     seed: int,
 ) -> Bundles:
-    """The bundles in the smallest form whose NDCG@10 at the first evaluated origin is at most `gates.max_form_loss` below the full model's.
+    """The bundles in the smallest form whose NDCG@10 at the first evaluated origin is at most `gates.max_form_loss` below the full model's, list by list.
 
-    So it must be for each list at the shortest and at the longest lead of that origin, since what the encoder weighs may change with the lead.
     What is evaluated, registered, published and served from here on is that form. Without `max_form_loss` the bundles go on as they are.
     Size, time and NDCG of every form join the figures of the fit. The distilled form needs an encoder and is left out, with a line, where taste has none.
     """
@@ -86,16 +83,10 @@ def compress(
     return bundles.model_copy(update={"evaluated": evaluated, "final": in_form(bundles.final, chosen.name), "metrics": metrics})
 
 
-def wanted_items(validated: ValidationReport, origin: str, config: EvaluationConfig, target_events: tuple[str, ...]) -> dict[Asked, pl.DataFrame]:
-    """Targets (user_id, item_id) of each list at the shortest and the longest lead whose window the data hold."""
+def wanted_items(validated: ValidationReport, origin: str, config: EvaluationConfig, target_events: tuple[str, ...]) -> dict[str, pl.DataFrame]:
+    """Targets (user_id, item_id) of each list in the window that begins at the origin."""
     interactions, day = read_table(validated.accepted), date.fromisoformat(origin)
-    last_day = interactions.select(pl.col(c.EVENT_TIME).max().dt.date()).collect().item()
-    leads = leads_that_fit(day, last_day, config) or (min(config.leads_days),)
-    return {
-        (name, lead): targets(interactions, day, lead, config.horizon_days, name, target_events=target_events or None)
-        for lead in sorted({leads[0], leads[-1]})
-        for name in config.lists
-    }
+    return {name: targets(interactions, day, 0, config.horizon_days, name, target_events=target_events or None) for name in config.lists}
 
 
 def has_encoder(bundle: BundleRef) -> bool:
@@ -112,21 +103,20 @@ def distilled_encoder(bundle: BundleRef, folder: Path, compute: ComputeConfig, s
     return Path(result.output) / "encoder.onnx"
 
 
-def measure_form(name: str, bundle: BundleRef, wanted: dict[Asked, pl.DataFrame]) -> Form:
-    """Size, median time of a request, and NDCG@10 of each list and lead over `NUM_USERS` users with targets (user_id, item_id)."""
+def measure_form(name: str, bundle: BundleRef, wanted: dict[str, pl.DataFrame]) -> Form:
+    """Size, median time of a request, and NDCG@10 per list over `NUM_USERS` users with targets (user_id, item_id)."""
     recommender = Recommender.load(bundle.path)
     recommender.warm(recommender.cutoff)
     quality, times = {}, []
-    for (list_name, lead_days), of_list in wanted.items():
-        day = recommender.cutoff + timedelta(days=lead_days)
+    for list_name, of_list in wanted.items():
         everyone = of_list[c.USER_ID].unique().sort()
         users = everyone.gather_every(max(len(everyone) // NUM_USERS, 1)).head(NUM_USERS).to_list()
-        ranked = recommender.rank(users, request_date=day, list_name=list_name, k=10)
+        ranked = recommender.rank(users, request_date=recommender.cutoff, list_name=list_name, k=10)
         scored = score_rankings(ranked, of_list.filter(pl.col(c.USER_ID).is_in(users)))
-        quality[list_name if lead_days == 0 else f"{list_name}_{lead_days}d"] = float(scored["ndcg"].mean() or 0.0)
+        quality[list_name] = float(scored["ndcg"].mean() or 0.0)
         for user in users[-NUM_TIMED:]:
             started = time.perf_counter()
-            answer_all(recommender, [Ask(day, user, list_name=list_name)])
+            answer_all(recommender, [Ask(recommender.cutoff, user, list_name=list_name)])
             times.append((time.perf_counter() - started) * 1000)
     return Form(name, size_bytes(Path(bundle.path)), float(np.median(times)) if times else 0.0, quality)
 

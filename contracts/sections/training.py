@@ -127,7 +127,7 @@ class FineTuningConfig(Section):
     use_encoder: Annotated[
         Literal["if_it_adds", "always"],
         Field(
-            description="if_it_adds: at each origin only where the search leaves it a weight in discover, at some lead (see search_start); always: whatever it finds."
+            description="if_it_adds: at each origin only where the search of discover's weights leaves it one (see search_start); always: whatever the search finds."
         ),
     ] = "if_it_adds"
     adaptation: Annotated[
@@ -153,7 +153,7 @@ class FineTuningConfig(Section):
     ] = 100.0
     search_start: Annotated[
         bool,
-        Field(description="The few weights of discover are found by NDCG@10 of the sampled cut-offs, and stay, unless the encoder is adapted; off: trained."),
+        Field(description="The few weights of discover are found by NDCG@10 of the sampled cut-offs, and stay; off: it is trained from fixed ones."),
     ] = True
     num_candidates: Annotated[
         int, Field(ge=16, description="Most popular items at each cut-off: what a step scores beside each user's own history, and what linear terms score.")

@@ -13,7 +13,7 @@ from lightning_modules.jobs import FineTuneJob, PretrainJob, Sample
 
 FIRST = date(2022, 1, 3)
 NUM_USERS, NUM_ITEMS, NUM_DAYS = 60, 40, 360
-SEASON_INPUTS = ("trend_lift_4w", "trend_log_level_4w", "season_last_year_lift", "season_sin_1", "season_lead")
+SEASON_INPUTS = ("trend_lift_4w", "trend_log_level_4w", "season_last_year_lift", "season_sin_1")
 HABIT_INPUTS = ("habit_log_decayed_90d", "habit_log_days_since")
 EPOCH = date(1970, 1, 1)
 
@@ -79,7 +79,6 @@ def _write_sample(events: pl.DataFrame, vocabulary: pl.DataFrame, folder: Path, 
         (pl.col("recent") + 0.3).log().cast(pl.Float32).alias("trend_log_level_4w"),
         pl.lit(0.0, pl.Float32).alias("season_last_year_lift"),
         pl.lit(float(np.sin(angle)), pl.Float32).alias("season_sin_1"),
-        pl.lit(lead / 84, pl.Float32).alias("season_lead"),
     ).write_parquet(folder / f"season_{cutoff}_{lead}.parquet")
     pairs = past.group_by("user_id", "item_id").agg(
         ((0.5 ** ((day - 1 - pl.col("event_day")) / 90)).sum() + 0.01).log().alias("decayed"), pl.col("event_day").max().alias("last")

@@ -60,7 +60,7 @@ def scores_by_hand(head: Head, job: FineTuneJob, sample: SampleData, user: int, 
     for place, item in enumerate(sample.items.tolist()):
         terms = (pool | rest)[item]
         season = sample.season[place][None]
-        score = float(terms @ head.taste_weights_at(sample.lead_days)[number]) + float(head.season(season)[0, number])
+        score = float(terms @ head.taste_weights()[number]) + float(head.season(season)[0, number])
         row = pairs.get(item)
         if row is not None and bool(sample.is_seen[row]):
             habit = torch.cat([sample.habit[row].float(), season[0], sample.pair_taste[row].float()])
@@ -241,25 +241,6 @@ def test_discover_stays_at_the_weights_its_search_found(
     assert heads["searched"].season.outer.weight[0].any()
 
 
-@pytest.mark.parametrize(("change", "is_everybody"), [({"num_seeds": 2}, True), ({"adaptation": "lora"}, False)])
-def test_the_search_sees_everybody_where_discover_is_not_trained(
-    fine_tune_job: FineTuneJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], is_everybody: bool
-) -> None:
-    """Each head has a search of its own; where training goes on from it, it sees no user held out."""
-    job = fine_tune_job.model_copy(update={"origins": fine_tune_job.origins[:1], **change})
-    log = open_log(job.events, tmp_path, job.event_type_codes(), job.num_items)
-    samples = [sample for sample in all_samples(job, log, tmp_path / "terms") if sample.window_end <= job.origins[0]]
-    asked = []
-    monkeypatch.setattr(fine_tuning, "find_weights", lambda samples, users, start, *given, **more: asked.append([len(rows) for rows in users]) or start)
-    monkeypatch.setattr(fine_tuning, "_fit", lambda *given, **more: (fine_tuning._new_head(job, samples, more["start"], ()), None, {}, 1))
-    monkeypatch.setattr(fine_tuning, "_export", lambda *given: None)
-    monkeypatch.setattr(fine_tuning, "save_weights", lambda *given, **more: None)
-    known = fine_tuning.known_at(job, log, job.origins[0])
-    fine_tuning._fit_and_export(job, log, samples, known, ComputeConfig(accelerator="cpu"), tmp_path, (0.0, 1.0))
-    assert len(asked) == job.num_heads
-    assert (asked[0] == [sample.num_users for sample in samples]) == is_everybody
-
-
 def test_a_head_is_fitted_after_an_encoder_on_gpus_in_bf16_shared_out(
     fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,8 +267,8 @@ def test_progress_is_of_the_whole_stage_and_never_goes_back(
 
 def test_heads_of_an_origin_draw_other_lots_each(fine_tune_job: FineTuneJob, compute: ComputeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
-    fit = fine_tuning._fit
-    monkeypatch.setattr(fine_tuning, "_fit", lambda *given, **named: seeds.append(named["seed"]) or fit(*given, **named))
+    search = fine_tuning.find_weights
+    monkeypatch.setattr(fine_tuning, "find_weights", lambda *given, **named: seeds.append(named["seed"]) or search(*given, **named))
     job = fine_tune_job.model_copy(update={"num_seeds": None, "max_steps": 1, "seed": 5})
     fine_tune(job, compute, tmp_path)
     weights = read_weights(tmp_path / job.origins[0].isoformat() / WEIGHTS)

@@ -1,6 +1,5 @@
 """Going on from an earlier training: known items keep their rows, new ones begin at their category, new events are learned with a share of old ones."""
 
-import json
 from datetime import date
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from contracts.errors import CheckpointMismatchError
 from contracts.sections.training import ComputeConfig
@@ -174,21 +172,6 @@ def test_head_begins_where_the_earlier_one_ended_and_learns_from_the_new_windows
     assert not torch.equal(moved["season.linear.weight"], earlier["season.linear.weight"]) or looks["held_out_ndcg_again"].arg_max() == 0
     tables = load_file(tmp_path / "new" / END.isoformat() / "networks" / "vectors.safetensors")
     assert len(tables["taste_items"]) == NUM_ITEMS + 4
-
-
-def test_weights_of_the_format_before_are_read_and_others_refused(weights: Path, tmp_path: Path) -> None:
-    """Format 1 had one weight of the encoder for all leads."""
-    with safe_open(str(weights), framework="pt") as stored:
-        described = json.loads(stored.metadata()["described"])
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-    before = {name: value for name, value in tensors.items() if not name.endswith("encoder_slope")}
-    assert len(before) < len(tensors)
-    save_file(before, tmp_path / "before.safetensors", metadata={"described": json.dumps({**described, "format": 1})})
-    found = read_weights(tmp_path / "before.safetensors").parts["head_0"]
-    assert found["encoder_slope"].tolist() == [0.0, 0.0]
-    save_file(before, tmp_path / "later.safetensors", metadata={"described": json.dumps({**described, "format": 99})})
-    with pytest.raises(CheckpointMismatchError, match="format 99, this code reads formats 1 and 2"):
-        read_weights(tmp_path / "later.safetensors")
 
 
 def test_other_parameters_than_those_it_was_trained_with_are_refused_in_words(

@@ -82,7 +82,6 @@ def write_networks(
     season: dict[str, tuple[float, float]],
     habit: dict[str, float],
     encoder_weight: float = 1.0,
-    encoder_slope: float = 0.0,
     linear: np.ndarray | None = None,
     pool: Sequence[int] | None = None,
     half_life_days: float | None = None,
@@ -114,13 +113,13 @@ def write_networks(
     linear_graph(folder / "habit.onnx", np.array([[habit.get(name, 0.0)] for name in habit_names]), "habit", squeeze=True)
     encoder_graph(folder / "encoder.onnx", taste_items, lead_weight=0.0)
     head = {
-        "format": 3,
+        "format": 2,
         "cutoff": CUTOFF.isoformat(),
         "season_inputs": SEASON_INPUTS,
         "habit_inputs": HABIT_INPUTS,
         "event_types": EVENT_TYPES,
         "max_history": max_history,
-        "lists": {name: {"encoder_weight": encoder_weight, "encoder_slope": encoder_slope, "linear": terms} for name in ("again", "discover")},
+        "lists": {name: {"encoder_weight": encoder_weight, "linear": terms} for name in ("again", "discover")},
     }
     (folder / "head.json").write_text(json.dumps(head))
     return folder

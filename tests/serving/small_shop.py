@@ -29,9 +29,7 @@ def seasonal_events(seed: int = 0) -> pl.DataFrame:
     return events(rows)
 
 
-def write_shop(
-    folder: Path, *, seed: int = 0, season_weight: float = 1.0, encoder_weight: float = 0.5, encoder_slope: float = 0.0, forecasts: bool = True
-) -> Path:
+def write_shop(folder: Path, *, seed: int = 0, season_weight: float = 1.0, forecasts: bool = True) -> Path:
     """Write the shop's bundle below a folder and return its path; `seed` and `season_weight` make versions that differ."""
     rng = np.random.default_rng(7 + seed)
     vocabulary = grow_vocabulary(None, pl.LazyFrame({"item_id": ITEMS}))
@@ -48,8 +46,7 @@ def write_shop(
         rng.normal(size=(NUM_ITEMS + 1, 6)) * 0.5,
         season={"season_last_year_lift": (season_weight, season_weight), "trend_log_level_52w": (0.2, 0.2)},
         habit={"habit_log_baskets": 0.5, "taste_1": 0.1},
-        encoder_weight=encoder_weight,
-        encoder_slope=encoder_slope,
+        encoder_weight=0.5,
         linear=linear,
         max_history=32,
     )

@@ -1,6 +1,5 @@
 """Scores worked out by hand, and what must hold of any list."""
 
-import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from contracts.tables import RANKINGS
 from features.vocabulary import grow_vocabulary
 from serving.answers import Ask, answer_all
-from serving.networks import Networks
 from serving.recommender import Recommender
 from tests.serving.hand_made import CUTOFF, events, write_networks, write_small_bundle
 
@@ -124,38 +122,6 @@ def test_habit_sees_the_items_season_and_the_users_taste(tmp_path: Path) -> None
     table = shop.rank(["ann", "bob"], request_date=JULY + timedelta(days=84), k=4)
     found = dict(table.filter(pl.col("user_id") == "ann").select("item_id", "habit").iter_rows())
     np.testing.assert_allclose([found[item] for item in ITEMS], [2 + np.log(0.5), 0, 3 + np.log(0.5), 0], atol=1e-6)
-
-
-@pytest.mark.parametrize(("lead_days", "weight"), [(0, 0.2), (42, 0.5), (84, 0.8), (200, 0.8)])
-def test_the_encoders_weight_changes_with_the_lead_up_to_a_quarter_of_a_year(tmp_path: Path, lead_days: int, weight: float) -> None:
-    """Ann's raw taste is apple 1, bread 1, candle 2, date 3, mean 7/4."""
-    shop = shop_with(tmp_path, encoder_weight=0.2, encoder_slope=0.6, habit={})
-    found = taste_of(shop.rank(["ann"], request_date=JULY + timedelta(days=lead_days), k=4), "ann")
-    np.testing.assert_allclose([found[item] for item in ITEMS], weight * (np.array([1, 1, 2, 3]) - 1.75), atol=1e-6)
-
-
-def test_an_encoder_that_says_nothing_at_a_lead_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = shop_with(tmp_path, encoder_weight=0.5, encoder_slope=-0.6, habit={})
-    assert shop.question(JULY).offer is not None
-    later = shop.question(JULY + timedelta(days=84))
-    assert later.encoder_weight == 0.0
-    assert later.offer is None
-    assert not any(taste_of(shop.rank(["ann"], request_date=JULY + timedelta(days=84), k=4), "ann").values())
-    asked = []
-    monkeypatch.setattr(shop.networks, "encode", asked.append)
-    shop.rank(["bob"], request_date=JULY + timedelta(days=85), list_name="discover", k=4)
-    assert not asked
-
-
-def test_a_head_of_the_format_before_has_one_weight_of_the_encoder_for_all_leads(tmp_path: Path) -> None:
-    shop = shop_with(tmp_path, encoder_weight=0.25, habit={})
-    path = shop.bundle.folder / "networks" / "head.json"
-    described = json.loads(path.read_text()) | {"format": 2}
-    for of_list in described["lists"].values():
-        del of_list["encoder_slope"]
-    path.write_text(json.dumps(described))
-    head = Networks(path.parent, np.arange(5)).list_head("again")
-    assert [head.encoder_weight_at(days) for days in (0, 84)] == [0.25, 0.25]
 
 
 def test_discover_leaves_out_what_the_user_had_and_has_no_habit(shop: Recommender) -> None:
