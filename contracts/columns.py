@@ -13,6 +13,7 @@ PRICE: Final = "price"
 VALUE: Final = "value"
 BASKET_ID: Final = "basket_id"
 PLATFORM: Final = "platform"
+PLATFORM_SEPARATOR: Final = "@"  # view@app: an event's type and platform where both stand in one column
 REGION: Final = "region"
 MONTH: Final = "month"
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from contracts import columns as c
+from features.histories import kinds_of_events
 
 
 def purchase_part(interactions: pl.LazyFrame, target_events: Sequence[str]) -> pl.LazyFrame:
@@ -30,7 +31,7 @@ def purchase_part(interactions: pl.LazyFrame, target_events: Sequence[str]) -> p
 def history_part(interactions: pl.LazyFrame, max_history: int) -> pl.LazyFrame:
     """The newest `max_history` events of every user in these rows, in order of time (ties in source order). Grain: event."""
     return (
-        interactions.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE)
+        kinds_of_events(interactions)
         .sort(c.EVENT_TIME, maintain_order=True)
         .group_by(c.USER_ID, maintain_order=True)
         .agg(pl.col(c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE).tail(max_history))

@@ -19,6 +19,7 @@ from contracts.errors import CheckpointMismatchError, NotEnoughHistoryError
 EVENT_DAY = "event_day"
 SHARD_ROWS = 4_000_000
 READ_ROWS = 1_000_000
+COUNTED_AT_ONCE = 500_000
 IS_FIRST = "is_first"
 SCHEMA = pa.schema([(c.ITEM_INDEX, pa.int32()), (EVENT_DAY, pa.int32()), (c.EVENT_TYPE, pa.uint8()), (IS_FIRST, pa.uint8())])
 
@@ -79,23 +80,28 @@ class EventLog:
 
     def ends_before(self, day: int) -> np.ndarray:
         """For each user the position behind the last event before `day`, [U]."""
-        ends = np.empty(self.num_users, np.int64)
-        for number, shard, first, last in self._by_shard():
-            local = self.offsets[first:last] - self.starts[number]
-            ends[first:last] = self.offsets[first:last] + np.add.reduceat(shard.days < day, local, dtype=np.int64)
-        return ends
+        return self.first_at(self.offsets[:-1], self.offsets[1:], np.full(self.num_users, day))
+
+    def first_at(self, low: np.ndarray, high: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """First position in `[low, high)`, a run of one user's events, whose day is at least the wanted one (`high` if none): bisection over all at once."""
+        low, high = np.array(low), np.array(high)
+        while (low < high).any():
+            middle = (low + high) // 2
+            open_ = low < high
+            before = np.zeros(len(low), bool)
+            before[open_] = self.take(middle[open_]).days < days[open_]
+            low = np.where(open_ & before, middle + 1, low)
+            high = np.where(open_ & ~before, middle, high)
+        return low
 
     def item_counts(self, day: int, num_items: int) -> np.ndarray:
         """Events of each item before `day`, [I]."""
         counts = np.zeros(num_items, np.int64)
         for shard in self.shards:
-            counts += np.bincount(shard.items[shard.days < day], minlength=num_items)
+            for start in range(0, len(shard.items), COUNTED_AT_ONCE):
+                part = slice(start, start + COUNTED_AT_ONCE)
+                counts += np.bincount(shard.items[part][shard.days[part] < day], minlength=num_items)
         return counts
-
-    def _by_shard(self) -> Iterator[tuple[int, Shard, int, int]]:
-        bounds = np.searchsorted(self.offsets, self.starts)
-        for number, shard in enumerate(self.shards):
-            yield number, shard, int(bounds[number]), int(bounds[number + 1])
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

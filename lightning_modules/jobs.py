@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from contracts import columns as c
 from contracts.artifacts import text_digest
 from contracts.sections.training import (
     AdaptationLayer,
@@ -45,6 +46,9 @@ class Start(BaseModel):
     cutoff: Annotated[date, Field(description="What the earlier training had seen ends here, exclusive.")]
 
 
+MOST_TYPES = 255  # codes are one byte
+
+
 class Job(BaseModel):
     """Base of all jobs: frozen, unknown fields are an error."""
 
@@ -54,7 +58,9 @@ class Job(BaseModel):
     seed: Annotated[int, Field(ge=0, description="Seed of everything random.")] = 0
     events: Annotated[str, Field(description="`training_events` Parquet, sorted by user, time, source order.")]
     num_items: Annotated[int, Field(ge=1, description="Items of the vocabulary; item_index runs from 0 to num_items - 1.")]
-    event_types: Annotated[tuple[str, ...], Field(min_length=1, description="Known event types; type i gets code i + 1, code 0 is any other.")]
+    event_types: Annotated[
+        tuple[str, ...], Field(min_length=1, max_length=MOST_TYPES, description="Known event types; type i gets code i + 1, code 0 is any other.")
+    ]
     horizon_days: Annotated[int, Field(ge=1, description="Length of the window a list is made for, days.")] = 28
     content: Annotated[str | None, Field(description="Parquet: item_index, vector (text vector of length 1); none: items have no content.")] = None
     start: Annotated[Start | None, Field(description="Go on from these weights; none: begin anew.")] = None
@@ -64,8 +70,14 @@ class Job(BaseModel):
         return text_digest(self.model_dump_json())
 
     def event_type_codes(self) -> dict[str, int]:
-        """Event type -> code; 0 is any other type."""
-        return {name: code for code, name in enumerate(self.event_types, start=1)}
+        """Event type -> code; 0 is any other type.
+
+        Types may carry a platform (`features.histories.kinds_of_events`); a type that only occurs with one is known without it too, as the first of these.
+        """
+        codes = {name: code for code, name in enumerate(self.event_types, start=1)}
+        for name, code in list(codes.items()):
+            codes.setdefault(name.partition(c.PLATFORM_SEPARATOR)[0], code)
+        return codes
 
 
 class PretrainJob(Job):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from lightning_modules.event_log import EventLog, ranges
 from lightning_modules.layouts import Packed
@@ -42,6 +43,10 @@ class Windows:
     def take(self, rows: np.ndarray) -> "Windows":
         """The windows at `rows`."""
         return Windows(self.starts[rows], self.lengths[rows], self.is_beginning[rows])
+
+    def between(self, start: int, stop: int) -> "Windows":
+        """A run of the windows, not copied."""
+        return Windows(self.starts[start:stop], self.lengths[start:stop], self.is_beginning[start:stop])
 
     @property
     def num_events(self) -> int:
@@ -146,13 +151,20 @@ class TimeWalk:
         self.is_stopped = True
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the present state to the end; starting again after the end begins anew."""
+        """Batches from the present state to the end; starting again after the end begins anew.
+
+        In a worker of a DataLoader only every so manieth batch: in turn the workers give the same batches in the same order. The walk of the main process
+        does not move with them, so what needs its state (early stopping, going on in mid-period) reads without workers, as pre-training does.
+        """
+        share, taken = get_worker_info(), 0
         while self.period < len(self.periods):
             # a checkpoint at the step that left a period early is taken up in the next one
             plan = [] if self.is_stopped else self.batches(self.period, self.settings.epochs if self.period == 0 else self.epochs)
             negatives = NegativeSampler(self.log.item_counts(self.periods[self.period].end_day, self.num_items), self.settings.even_share)
             for number in range(self.position, len(plan)):
-                self.position = number + 1
+                self.position, taken = number + 1, taken + 1
+                if share and (taken - 1) % share.num_workers != share.id:
+                    continue
                 batch = self.batch(plan[number], negatives, key=(self.settings.seed, self.period, number), known_to=self._bounds[self.period])
                 batch.period, batch.number = self.period, number
                 batch.share_done, batch.ends_period = (number + 1) / len(plan), number + 1 == len(plan)
@@ -246,23 +258,11 @@ class TimeWalk:
         `known_to` [N]: position behind the last known event of each event's user. Returns the sources (see `Batch`) and the positions of their targets.
         """
         leads = np.asarray(self.settings.leads_days)[(uniform(positions, (*key, 6)) * len(self.settings.leads_days)).astype(np.int64)]
-        first = self._first_at(positions + 1, known_to, days + 1 + leads)
-        last = self._first_at(first, known_to, days + 1 + leads + self.settings.horizon_days)
+        first = self.log.first_at(positions + 1, known_to, days + 1 + leads)
+        last = self.log.first_at(first, known_to, days + 1 + leads + self.settings.horizon_days)
         chosen = first + (uniform(positions, (*key, 7)) * (last - first)).astype(np.int64)
         at = np.flatnonzero(last > first)
         return at + 1, chosen[at]
-
-    def _first_at(self, low: np.ndarray, high: np.ndarray, wanted_days: np.ndarray) -> np.ndarray:
-        """First position in `[low, high)` whose day is at least the wanted one (`high` if none): bisection over all at once."""
-        low, high = low.copy(), high.copy()
-        while (low < high).any():
-            middle = (low + high) // 2
-            open_ = low < high
-            before = np.zeros(len(low), bool)
-            before[open_] = self.log.take(middle[open_]).days < wanted_days[open_]
-            low = np.where(open_ & before, middle + 1, low)
-            high = np.where(open_ & ~before, middle, high)
-        return low
 
 
 class NegativeSampler:
@@ -352,16 +352,13 @@ def _join(parts: list[Windows]) -> Windows:
 
 def _pack(windows: Windows, order: np.ndarray, batch_events: int) -> list[Windows]:
     """Windows in `order`, cut into batches of at most `batch_events` events (one window at least)."""
-    batches, rows, total = [], [], 0
-    for row in order.tolist():
-        length = int(windows.lengths[row])
-        if rows and total + length > batch_events:
-            batches.append(windows.take(np.asarray(rows)))
-            rows, total = [], 0
-        rows.append(row)
-        total += length
-    if rows:
-        batches.append(windows.take(np.asarray(rows)))
+    ordered = windows.take(order)
+    ends = np.cumsum(ordered.lengths)
+    batches, start, done = [], 0, 0
+    while start < len(ends):
+        stop = max(start + 1, int(np.searchsorted(ends, done + batch_events, side="right")))
+        batches.append(ordered.between(start, stop))
+        start, done = stop, int(ends[stop - 1])
     return batches
 
 

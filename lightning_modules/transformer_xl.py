@@ -3,6 +3,8 @@
 A history is cut into segments of half of `max_history`; in every block an event sees its own segment up to itself and the whole segment
 before, whose states are memory: no gradient flows into them. So block by block the reach grows by a segment. All segments are computed at
 once under masks, which gives the numbers of the loop in the paper (a test keeps it so) and a graph without a loop.
+A full history of the product is two segments (of an odd `max_history` the last event is a third): each block hands the states it was given for
+the first on to the second, and nothing is carried from one history, batch or request to another.
 
 Letters: N events (or B, T when padded), D width, H heads, E = D / H, b histories and t steps of one group.
 Source: Dai et al. 2019, arXiv 1901.02860, section 3.

@@ -99,7 +99,9 @@ def start_taste(taste: Taste, start: Start, *, nodes: Sequence[str], event_types
         raise weights.mismatch("the earlier training had no encoder")
     state = dict(weights.parts[TASTE])
     state["items.nodes.weight"] = rows_by_name(state["items.nodes.weight"], ["", *weights.described["nodes"]], ["", *nodes], fallback=None)
-    state["events.types.weight"] = rows_by_name(state["events.types.weight"], ["", *weights.described["event_types"]], ["", *event_types], fallback=0)
+    earlier = weights.described["event_types"]
+    alike = [name if name in earlier else name.partition(c.PLATFORM_SEPARATOR)[0] for name in event_types]  # on a new platform: as without one
+    state["events.types.weight"] = rows_by_name(state["events.types.weight"], ["", *earlier], ["", *alike], fallback=0)
     state["items.categories"] = taste.items.categories
     start_index = start_rows(start, taste.items.own.num_embeddings)
     if int(start_index.max()) >= len(state["items.own.weight"]):

@@ -17,7 +17,7 @@ from serving.item_tables import Floats, Integers
 from serving.recommender import Ranked, Recommender
 
 ANONYMOUS: Final = ""
-EVENT_SCHEMA: Final = pl.Schema({c.USER_ID: pl.String(), c.ITEM_ID: pl.String(), c.EVENT_TIME: TIMESTAMP, c.EVENT_TYPE: pl.String()})
+EVENT_SCHEMA: Final = pl.Schema({c.USER_ID: pl.String(), c.ITEM_ID: pl.String(), c.EVENT_TIME: TIMESTAMP, c.EVENT_TYPE: pl.String(), c.PLATFORM: pl.String()})
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Event:
     item_id: str
     event_time: datetime
     event_type: str | None = None
+    platform: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _first(found: RankedList, k: int) -> RankedList:
 
 
 def _events(asks: Sequence[Ask]) -> pl.DataFrame | None:
-    rows = [(ask.name, event.item_id, event.event_time, event.event_type) for ask in asks for event in ask.events]
+    rows = [(ask.name, event.item_id, event.event_time, event.event_type, event.platform) for ask in asks for event in ask.events]
     return pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row") if rows else None
 
 

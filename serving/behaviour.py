@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from contracts import columns as c
 from contracts.tables import TIMESTAMP
 from features.habits import habits
+from features.histories import event_kind
 from serving.bundle import HABITS, HISTORIES, VOCABULARY, Bundle
 
 POSITION: Final = "position"
@@ -25,7 +26,7 @@ CODE: Final = "code"
 UNKNOWN_TYPE: Final = 0
 LOOKED_UP_ONE_BY_ONE: Final = 20_000
 EPOCH: Final = date(1970, 1, 1)
-EVENTS: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE)
+EVENTS: Final = (c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE, c.PLATFORM)
 
 Integers = NDArray[np.int64]
 
@@ -208,7 +209,7 @@ class StoredBehaviour:
             },
             schema={c.USER_ID: pl.String, POSITION: pl.Int64, c.EVENT_DAY: pl.Int64, CODE: pl.Int64},
         )
-        new = events.lazy().select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._code().alias(CODE))
+        new = events.lazy().select(c.USER_ID, POSITION, pl.col(c.EVENT_TIME).dt.epoch("d").cast(pl.Int64).alias(c.EVENT_DAY), self._live_code().alias(CODE))
         history = (
             pl.concat([past, new]).sort(c.USER_ID, c.EVENT_DAY, maintain_order=True).group_by(c.USER_ID, maintain_order=True).tail(self._settings.max_history)
         )
@@ -230,9 +231,8 @@ class StoredBehaviour:
         """Raw events of the users asked for, by time, on known items, none after the request date."""
         events = histories
         if isinstance(events.schema[c.ITEM_ID], pl.List):
-            events = _explode(events, tuple(name for name in (c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE) if name in events.columns))
-        if c.EVENT_TYPE not in events.columns:
-            events = events.with_columns(pl.lit(None, dtype=pl.String).alias(c.EVENT_TYPE))
+            events = _explode(events, tuple(name for name in EVENTS[1:] if name in events.columns))
+        events = events.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in (c.EVENT_TYPE, c.PLATFORM) if name not in events.columns)
         return (
             self._placed(events.lazy().select(*EVENTS).with_columns(_utc(events.schema[c.EVENT_TIME])), events[c.ITEM_ID])
             .filter(pl.col(c.USER_ID).is_in(list(users)) & (pl.col(c.EVENT_TIME).dt.date() <= request_date))
@@ -247,12 +247,16 @@ class StoredBehaviour:
         positions = pl.Series(POSITION, [self._position_of.get(item) for item in item_ids], dtype=pl.Int64)
         return events.with_columns(positions).drop_nulls(POSITION)
 
-    def _code(self) -> pl.Expr:
-        return (
-            pl.col(c.EVENT_TYPE).replace_strict(self._event_types, default=UNKNOWN_TYPE, return_dtype=pl.Int64)
-            if self._event_types
-            else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
-        )
+    def _code(self, kind: pl.Expr, default: pl.Expr | int) -> pl.Expr:
+        return kind.replace_strict(self._event_types, default=default, return_dtype=pl.Int64) if self._event_types else pl.lit(UNKNOWN_TYPE, dtype=pl.Int64)
+
+    def _stored_code(self) -> pl.Expr:
+        """Code of a stored event, whose type says its platform."""
+        return self._code(pl.col(c.EVENT_TYPE), UNKNOWN_TYPE)
+
+    def _live_code(self) -> pl.Expr:
+        """Code of a raw event: of its type on its platform, or of its type alone where the model knows it nowhere else."""
+        return self._code(event_kind(), self._code(pl.col(c.EVENT_TYPE), UNKNOWN_TYPE))
 
     def _pack(self, users: Sequence[str], history: pl.LazyFrame, rows: pl.LazyFrame, vocabulary: pl.LazyFrame, cutoff: date, *, is_stored: bool) -> Behaviour:
         """Pack events in order (user_id, position, event_day, event_type or code) and habits rows (user_id, item_id) of some users, sorted.
@@ -260,7 +264,7 @@ class StoredBehaviour:
         `vocabulary` (item_id, position) holds at least the items of the habits rows. A frame that is collected costs a request more than its few rows do.
         """
         order = pl.LazyFrame({c.USER_ID: pl.Series(users, dtype=pl.String)}).with_row_index(ROW)
-        code = pl.col(CODE) if CODE in history.collect_schema() else self._code()
+        code = pl.col(CODE) if CODE in history.collect_schema() else self._stored_code()
         events, packed = pl.collect_all(
             [
                 history.join(order, on=c.USER_ID, how="left", maintain_order="left")

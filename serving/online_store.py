@@ -91,7 +91,7 @@ class RedisStore:
             return
         key = self._prefix + user_id
         async with _faults(), self._client.pipeline(transaction=True) as pipe:
-            pipe.rpush(key, *(json.dumps([event.item_id, event.event_time.isoformat(), event.event_type]) for event in events))
+            pipe.rpush(key, *(json.dumps([event.item_id, event.event_time.isoformat(), event.event_type, event.platform]) for event in events))
             pipe.ltrim(key, -self._max_events, -1)
             pipe.pexpire(key, int(self._keep_seconds * 1000))
             await pipe.execute()
@@ -100,7 +100,7 @@ class RedisStore:
         """Events of a user, newest last."""
         async with _faults():
             rows = [json.loads(row) for row in await self._client.lrange(self._prefix + user_id, 0, -1)]
-        return tuple(Event(item_id, datetime.fromisoformat(time), event_type) for item_id, time, event_type in rows)
+        return tuple(Event(item_id, datetime.fromisoformat(time), *kind) for item_id, time, *kind in rows)
 
     async def forget(self, user_id: str) -> None:
         """Drop everything of a user."""

@@ -33,7 +33,7 @@ def _ask(request: RecommendationRequest) -> Ask:
     return Ask(
         request_date=date.fromisoformat(request.date),
         user_id=request.user_id,
-        events=tuple(Event(event.item_id, _utc(event.event_time), event.event_type) for event in request.history or ()),
+        events=tuple(Event(event.item_id, _utc(event.event_time), event.event_type, event.platform) for event in request.history or ()),
         list_name=request.list,
         k=request.k,
         exclude=tuple(request.exclude or ()),

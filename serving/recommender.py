@@ -227,7 +227,7 @@ class Recommender:
             Items offered; default: those with an event before the cut-off or declared available by the catalogue; what is not yet or no
             longer available on the date is left out.
         histories
-            Raw events (one row per event or lists per user; user_id, item_id, event_time, event_type) that come on top of what the
+            Raw events (one row per event or lists per user; user_id, item_id, event_time, event_type, platform) that come on top of what the
             bundle knows: unknown users, running sessions. Unknown items are ignored.
         region
             Region whose season is asked for; one the bundle does not know gets the season of all.

@@ -39,6 +39,7 @@ class HistoryEvent(BaseModel):
     item_id: str
     event_time: str
     event_type: str | None = None
+    platform: str | None = None
 
 
 class RecommendationRequest(BaseModel):

@@ -37,6 +37,7 @@ class SessionEvent(Body):
     item_id: Annotated[Text, Field(description="Item as in the catalogue; unknown ones are ignored and counted.")]
     event_time: Annotated[Moment | None, Field(description="When; now if left out. Without a zone it is UTC.")] = None
     event_type: Annotated[Text | None, Field(description="view, click, cart, purchase ...")] = None
+    platform: Annotated[Text | None, Field(description="app, web, shop ..., as the log the model learned from says it.")] = None
 
 
 class RecommendRequest(Body):

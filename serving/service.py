@@ -167,7 +167,7 @@ class Service:
     def events(self, given: Sequence[s.SessionEvent], model: Recommender) -> tuple[tuple[Event, ...], int]:
         """Events on known items, and how many were on others. Times are UTC, now where there is none."""
         now = self.now()
-        known = [Event(event.item_id, event.event_time or now, event.event_type) for event in given if model.knows(event.item_id)]
+        known = [Event(event.item_id, event.event_time or now, event.event_type, event.platform) for event in given if model.knows(event.item_id)]
         self.measures.unknown_items.inc(len(given) - len(known))
         return tuple(known), len(given) - len(known)
 

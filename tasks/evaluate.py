@@ -179,7 +179,7 @@ def _against_champion(
     parts = []
     for origin, leads in fair.items():
         since = interactions.filter((pl.col(c.EVENT_TIME).dt.date() >= recommender.cutoff) & (pl.col(c.EVENT_TIME).dt.date() < origin))
-        newer = since.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE).collect()
+        newer = since.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE, c.PLATFORM).collect()
         users = ours.filter(pl.col(c.CUTOFF) == origin)[c.USER_ID].unique().sort().to_list()
         questions = [recommender.question(origin + timedelta(days=lead), list_name=list_name, k=DEEPEST_RANK) for lead in leads for list_name in config.lists]
         tables = recommender.rank_each(questions, users, histories=newer if newer.height else None)

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from contracts import columns as c
 from contracts.artifacts import FeatureTables, Snapshots, TableRef, text_digest
 from contracts.sections.training import ComputeConfig, PretrainingConfig
-from lightning_modules.jobs import PretrainJob, Start
+from lightning_modules.jobs import MOST_TYPES, PretrainJob, Start
 from tasks.progress import progress_lines, progress_of
 from tasks.reuse import is_fresh, reusable
 from tasks.store import Store, fresh_folder, read_table, write_table
@@ -76,9 +76,9 @@ def num_items(features: FeatureTables) -> int:
 
 
 def event_types(features: FeatureTables) -> tuple[str, ...]:
-    """Event types that occur, sorted."""
-    events = read_table(features.training_events)
-    return tuple(events.select(pl.col(c.EVENT_TYPE).unique().sort()).collect()[c.EVENT_TYPE])
+    """Event types that occur, sorted; of more than a byte can number (types times platforms) the most frequent."""
+    counted = read_table(features.training_events).group_by(pl.col(c.EVENT_TYPE).cast(pl.String)).len().collect()
+    return tuple(counted.sort("len", c.EVENT_TYPE, descending=[True, False])[c.EVENT_TYPE].head(MOST_TYPES).sort())
 
 
 def _item_features(features: FeatureTables, folder: Path) -> TableRef | None:

@@ -16,7 +16,7 @@ from contracts.sections.training import FineTuningConfig
 from features.calendar import calendar
 from features.demand import demand
 from features.habits import habits
-from features.histories import histories
+from features.histories import histories, kinds_of_events
 from features.item_weeks import item_weeks
 from features.monthly_parts import history_part, purchase_part
 from features.vocabulary import grow_vocabulary
@@ -102,7 +102,7 @@ def _known_at(cutoff: date, purchases: TableRef, months: dict[str, Path], accept
     current = cutoff.strftime("%Y-%m")
     past = [pl.scan_parquet(parts / "histories.parquet") for month, parts in months.items() if month < current]
     running = [path for path in accepted.parts() if path.parent.name.removeprefix("month=") >= current]
-    rows = [*past, *(pl.scan_parquet(path).select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, c.EVENT_TYPE) for path in running)]
+    rows = [*past, *(kinds_of_events(pl.scan_parquet(path)) for path in running)]
     return {
         "item_weeks": write_table(item_weeks(bought, cutoff, by_region=features.use_regions), folder / "item_weeks" / name, "item_weeks"),
         "habits": write_table(habits(bought, cutoff, features.habit_half_lives_days), folder / "habits" / name, "habits"),

@@ -4,6 +4,7 @@ import polars as pl
 
 from contracts.tables import HISTORIES
 from features.histories import histories, training_events
+from features.monthly_parts import history_part
 from features.training_targets import training_targets
 from features.vocabulary import grow_vocabulary
 
@@ -37,6 +38,17 @@ def test_histories_keep_the_newest_events_before_the_cutoff_newest_last(events) 
     assert table["event_time"].to_list()[0] == [datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)]
     assert dict(table.schema) == dict(HISTORIES.schema)
     assert table["cutoff"].unique().to_list() == [date(2024, 1, 10)]
+
+
+def test_an_event_says_its_platform_behind_its_type(events) -> None:
+    log = events(("u", "a", "2024-01-01"), ("u", "b", "2024-01-02", 1.0, None, "view"), ("u", "a", "2024-01-03"))
+    told = log.with_columns(platform=pl.Series([None, "app", "web"], dtype=pl.String))
+    wanted = ["purchase", "view@app", "purchase@web"]
+    vocabulary = grow_vocabulary(None, pl.LazyFrame({"item_id": ["a", "b"]}))
+    assert training_events(told, vocabulary).collect()["event_type"].to_list() == wanted
+    assert histories(told, date(2024, 1, 10), max_history=3).collect()["event_type"].to_list() == [wanted]
+    part = history_part(told, 3)
+    assert histories(part, date(2024, 1, 10), max_history=3).collect()["event_type"].to_list() == [wanted]  # said once, by whoever reads the log first
 
 
 def test_targets_are_of_the_window_for_known_users_and_candidates(events) -> None:

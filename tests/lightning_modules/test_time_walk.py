@@ -1,6 +1,8 @@
 """The walk through time: every event a target once a pass, nothing from the future, the same for any number of processes."""
 
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings, uniform
@@ -48,6 +51,66 @@ def walk(log: EventLog, ends: list[int], **given: object) -> TimeWalk:
 def targets_of(batch: Batch) -> list[tuple[int, int, int, int]]:
     """(item, request day, lead, days since) of each target."""
     return list(zip(batch.targets.tolist(), batch.request_days.tolist(), batch.lead_days.tolist(), batch.since.tolist(), strict=True))
+
+
+class Readable(IterableDataset):
+    """A walk as a DataLoader takes it."""
+
+    def __init__(self, walk: TimeWalk) -> None:
+        self.walk = walk
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.walk)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_share_the_batches_and_keep_their_order(log: EventLog) -> None:
+    first = log.first_day()
+    one, other = (walk(log, [first + 150, first + 250, first + 400], epochs=2.0, replay=0.25) for _ in range(2))
+    alone = list(one)
+    shared = list(DataLoader(Readable(other), batch_size=None, num_workers=3))
+    assert len({batch.period for batch in alone}) == 3
+    assert [(batch.period, batch.number) for batch in shared] == [(batch.period, batch.number) for batch in alone]
+    for mine, theirs in zip(alone, shared, strict=True):
+        assert targets_of(mine) == targets_of(theirs)
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np
+from lightning_modules.event_log import EventLog
+from tests.lightning_modules.test_time_walk import walk
+
+def resident():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+
+walk(EventLog(Path(sys.argv[1])), [2_000], batch_events=2_048, max_history=64, repeat_weight=0.0).held_out(1_990, 2_000)  # what is loaded at first use
+before = resident()
+made = walk(EventLog(Path(sys.argv[2])), [1_000, 2_000], batch_events=2_048, max_history=64)
+most = 0
+for number, batch in enumerate(made):
+    if number % 50 == 0:
+        most = max(most, resident())
+print(most - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_walk_does_not_grow_with_the_events(tmp_path: Path) -> None:
+    users, grown = 2_000, {}
+    for name, per_user in (("small", 100), ("large", 3_000)):
+        days = np.tile(np.sort(np.random.default_rng(0).integers(0, 2_000, per_user)), users)
+        table = {"user_id": np.repeat(np.arange(users), per_user), "item_index": np.random.default_rng(1).integers(1, 40, users * per_user), "event_day": days}
+        frame = pl.DataFrame(table).with_columns(pl.col("user_id").cast(pl.String), pl.col("item_index", "event_day").cast(pl.Int32), event_type=pl.lit("view"))
+        frame.sort("user_id", maintain_order=True).write_parquet(tmp_path / f"{name}.parquet")
+        prepare_event_log(str(tmp_path / f"{name}.parquet"), tmp_path / name, CODES, num_items=40)
+    for name in ("small", "large"):
+        done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "small", tmp_path / name], capture_output=True, text=True, check=True)
+        grown[name] = int(done.stdout) / 1024
+    more = (tmp_path / "large" / "events.arrow").stat().st_size - (tmp_path / "small" / "events.arrow").stat().st_size
+    assert more > 50 * 2**20
+    assert grown["large"] - grown["small"] < 12, grown  # MiB: a window of 64 events takes some 50 bytes while a period is planned
 
 
 def test_the_log_holds_the_events_in_order(log: EventLog, events: pl.DataFrame) -> None:

@@ -11,7 +11,7 @@ from serving.answers import Event
 from serving.online_store import InProcessStore, OnlineStore, RedisStore
 
 START = datetime(2024, 7, 4, 9, 0, tzinfo=UTC)
-EVENTS = [Event(f"i{number}", START + timedelta(seconds=number), "view" if number % 2 else None) for number in range(8)]
+EVENTS = [Event(f"i{number}", START + timedelta(seconds=number), "view" if number % 2 else None, "app" if number % 3 else None) for number in range(8)]
 
 Make = Callable[..., OnlineStore]
 

@@ -11,6 +11,8 @@ import pytest
 from contracts.tables import RANKINGS
 from features.vocabulary import grow_vocabulary
 from serving.answers import Ask, answer_all
+from serving.behaviour import StoredBehaviour
+from serving.bundle import read_bundle
 from serving.recommender import Recommender
 from tests.serving.hand_made import CUTOFF, events, write_networks, write_small_bundle
 
@@ -65,6 +67,22 @@ def test_scores_equal_those_worked_out_by_hand(shop: Recommender) -> None:
     np.testing.assert_allclose(table["season"], 0, atol=1e-6)
     assert table["rank"].to_list() == [1, 2, 3, 4]
     assert table["model_version"].unique().to_list() == ["7"]
+
+
+def test_a_running_event_counts_by_its_platform_or_else_by_its_type(shop: Recommender) -> None:
+    stored = StoredBehaviour(read_bundle(shop.bundle.folder), {"purchase": 1, "view": 2, "view@app": 2, "view@web": 3})
+    kinds = [("view", "web"), ("view", "television"), ("view", None), ("purchase", "app"), ("wave", "app"), (None, "web")]
+    running = pl.DataFrame(
+        [("new", "apple", datetime(2024, 7, 1, number, tzinfo=UTC), *kind) for number, kind in enumerate(kinds)],
+        schema={"user_id": pl.String, "item_id": pl.String, "event_time": pl.Datetime("us", "UTC"), "event_type": pl.String, "platform": pl.String},
+        orient="row",
+    )
+    # the fixture keeps the newest four events of a user
+    assert [part.types.tolist() for part in stored.behaviours(["new"], running[:4], JULY)] == [[3, 2, 2, 1]]
+    assert [part.types.tolist() for part in stored.behaviours(["new"], running[4:], JULY)] == [[0, 0]]
+    assert [part.types.tolist() for part in stored.behaviours(["new"], running[:2].drop("platform"), JULY)] == [[2, 2]]
+    lists = running[:3].group_by("user_id").agg(pl.all())
+    assert [part.types.tolist() for part in stored.behaviours(["new"], lists, JULY)] == [[3, 2, 2]]
 
 
 def test_linear_term_leaves_an_item_out_of_its_own_score(linear_shop: Recommender) -> None:

@@ -10,6 +10,7 @@ from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 
 from contracts.artifacts import FeatureTables, JobResult, Snapshots
 from contracts.sections.training import ComputeConfig, PretrainingConfig
+from lightning_modules.jobs import PretrainJob
 from tasks import pretrain as step
 from tasks.store import Store, write_table
 
@@ -49,6 +50,15 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def train(features: FeatureTables, store: Store, config: PretrainingConfig | None = None, *, seed: int = 0) -> Snapshots:
     settings = config or PretrainingConfig()
     return step.pretrain.fn(features, settings, ComputeConfig(), store, leads_days=(0, 28), horizon_days=28, seed=seed)
+
+
+def test_types_on_their_platforms_are_kinds_of_their_own_the_rarest_left_out(features: FeatureTables, tmp_path: Path):
+    kinds = [f"view@{number:03d}" for number in range(300)] + [f"view@{number:03d}" for number in range(255)]
+    events = write_table(pl.DataFrame({"event_type": kinds}), tmp_path / "kinds.parquet", "training_events")
+    found = step.event_types(features.model_copy(update={"training_events": events}))
+    assert found == tuple(f"view@{number:03d}" for number in range(255))
+    job = PretrainJob(inputs_digest="0" * 8, events="", num_items=1, event_types=found[:2], cutoffs=("2024-01-01",))
+    assert job.event_type_codes() == {"view@000": 1, "view@001": 2, "view": 1}  # an event without a platform is taken for one on the first
 
 
 def test_second_try_finds_what_the_first_left(features: FeatureTables, store: Store, found: list[list[str]]):
