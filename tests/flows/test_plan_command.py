@@ -58,6 +58,26 @@ def test_sizes_are_those_of_the_stored_features(invoke: Invoke, parameters: Path
     assert "3,000 events of 300 users, 42 items, 100 days" in shown.output
 
 
+def test_memory_of_a_device_and_duration_have_units_and_grow_with_the_width(invoke: Invoke, parameters: Path):
+    text = parameters.read_text(encoding="utf-8").replace("accelerator: cpu, threads: 1", "accelerator: gpu").replace("batch_events: 256", "batch_events: 2048")
+    memory, durations = [], []
+    for width in (64, 256):
+        parameters.write_text(text.replace("width: 16", f"width: {width}"), encoding="utf-8")
+        shown = invoke("plan", str(parameters), "--items", "5000", "--events", "20000", "--tflops", "0.01")
+        assert shown.exit_code == 0, shown.output
+        assert re.search(r"memory of each device\W+MiB\W", shown.output)
+        weights, together = (int(re.search(rf"{row}\W+([\d,]+)\W", shown.output)[1].replace(",", "")) for row in ("weights", "together"))  # type: ignore[index]
+        num_parameters = int(re.search(r"([\d,]+) parameters,", shown.output)[1].replace(",", ""))  # type: ignore[index]
+        assert weights == round(4 * num_parameters / 2**20)
+        steps, each, whole, unit = re.search(r"([\d,]+) steps of .*, about ([\d.]+) s each: (\d+) (s|min) if no early", shown.output).groups()  # type: ignore[union-attr]
+        seconds = {"s": 1, "min": 60}[unit]
+        assert int(whole) * seconds == pytest.approx(int(steps.replace(",", "")) * float(each), abs=0.6 * seconds)
+        memory.append(together)
+        durations.append(int(whole) * seconds)
+    assert 0 < memory[0] < memory[1]
+    assert 0 < durations[0] < durations[1]
+
+
 def test_large_model_is_above_100_million_parameters_without_its_items(invoke: Invoke):
     shown = invoke("plan", "large_model", "--items", "1000", "--events", "100000")
     assert shown.exit_code == 0, shown.output

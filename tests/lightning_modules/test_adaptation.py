@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from contracts.sections.training import ComputeConfig, EncoderConfig, FineTuningConfig
 from lightning_modules import fine_tuning
-from lightning_modules.adaptation import LAYERS, Adaptation, AttentionLayer, GatedMixture
+from lightning_modules.adaptation import LAYERS, Adaptation, AdaptedTaste, AttentionLayer, GatedMixture
 from lightning_modules.fine_tuning import fine_tune, rank_lists
 from lightning_modules.jobs import FineTuneJob, PretrainJob
 from lightning_modules.pretraining import open_log, pretrain, read_snapshot
@@ -89,10 +90,34 @@ def test_lora_changes_matrices_by_a_low_rank_and_full_changes_every_weight_but_r
     assert {int(torch.linalg.matrix_rank(change)) for change in lora.changes().values()} == {2}
 
 
+@torch.no_grad()
+def test_lora_adds_up_times_down_to_the_answer_of_a_layer_in_training_and_when_exported() -> None:
+    torch.manual_seed(0)
+    taste = build_taste(EncoderConfig(width=8, num_blocks=1), torch.zeros(9, 0, dtype=torch.long), num_items=9, num_event_types=1).eval()
+    adaptation = Adaptation(taste, weights="lora", layer="none", rank=2)
+    at = adaptation.names.index("encoder.blocks.0.up.weight")
+    up, down = np.stack([np.arange(32), np.ones(32)], 1) / 32, np.stack([np.arange(8), np.arange(8) % 2 - 2]) / 8
+    for value, wanted in ((adaptation.up[at], up), (adaptation.down[at], down)):
+        value.copy_(torch.from_numpy(wanted))
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    taste.encoder.blocks[0].up.register_forward_hook(lambda layer, given, answer: seen.append((given[0].numpy(), answer.numpy())))
+    users = torch.tensor([0, 1])
+    inputs = (torch.tensor([[1, 5, 3], [7, 0, 0]]), torch.full((2, 3), 19_000), torch.ones(2, 3, dtype=torch.long), torch.tensor([3, 1]), users + 19_030, users)
+    taste(*inputs)
+    adaptation.queries(SimpleNamespace(queries=torch.zeros(2, 8), histories=SimpleNamespace(taste=taste, inputs=lambda users: inputs)), users)
+    AdaptedTaste(taste, adaptation)(*inputs)
+    (x, plain), *changed = seen
+    assert len(changed) == 2
+    for given, answer in changed:
+        np.testing.assert_array_equal(given, x)  # no layer before this one has changed
+        np.testing.assert_allclose(answer - plain, x @ (up @ down).T, atol=1e-5)  # the product itself: no scale beside it
+
+
 @pytest.mark.parametrize(
     ("weights", "layer", "moved", "still"),
     [
         ("lora", "none", {"up", "down"}, {"layer", "changed"}),
+        ("lora", "linear", {"up", "down", "layer"}, {"changed"}),
         ("full", "attention", {"changed", "layer"}, {"up", "down"}),
         ("frozen", "gated_mixture", {"layer"}, {"up", "down", "changed"}),
     ],

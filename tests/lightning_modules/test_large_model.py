@@ -22,25 +22,40 @@ from lightning_modules.pretraining import pretrain, read_snapshot
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "parameters" / "large_model.yaml"
 
-# the entry of a training process; each rank also writes down how much of every weight, and of its moments, it holds itself
+# the entry of a training process; each rank also writes down how much of every weight, and of its moments, it holds itself, and how its blocks are computed
 TRAIN = """
 import json, sys
 from pathlib import Path
-from lightning_modules import pretraining, train
+import torch
+from lightning_modules import gpt, pretraining, train
 from lightning_modules.trainers import process_rank
 
 path = Path(sys.argv[1])
 add_loss = pretraining.LossLog.on_train_batch_end
+checkpoint, forward = pretraining.checkpoint, gpt.Block.forward
+blocks = {"steps": 0, "checkpoints": 0, "passes": []}
 
 def held(tensor):
     return [list(tensor.shape), list(tensor.to_local().shape) if hasattr(tensor, "to_local") else list(tensor.shape), str(tensor.dtype)]
+
+def counted(*given, **options):
+    blocks["checkpoints"] += torch.is_grad_enabled()
+    return checkpoint(*given, **options)
+
+def watched(self, x, layout):
+    if torch.is_grad_enabled():
+        blocks["passes"].append(str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else "none")
+    return forward(self, x, layout)
 
 def look(self, trainer, module, outputs, batch, batch_idx):
     add_loss(self, trainer, module, outputs, batch, batch_idx)
     states = trainer.optimizers[0].state
     found = {name: {"weight": held(p), "moment": held(states[p]["exp_avg"])} for name, p in module.named_parameters() if p in states}
     path.with_name(f"held_{process_rank()}.json").write_text(json.dumps(found))
+    blocks["steps"] += 1
+    path.with_name(f"blocks_{process_rank()}.json").write_text(json.dumps(blocks))
 
+pretraining.checkpoint, gpt.Block.forward = counted, watched
 pretraining.LossLog.on_train_batch_end = look
 train.run(path)
 """
@@ -83,6 +98,11 @@ def test_the_large_model_trains_at_toy_size_on_two_processes(strategy: str, pret
         assert [found[kind] for found in table] == [[[job.num_items, 16], [job.num_items // share, 16], "torch.float32"]] * 2
         assert [found[kind] for found in of_content] == [[[16, 8], [16 // share, 8], "torch.float32"]] * 2
         assert [found[kind] for found in block] == [[[64, 16], [64 // share, 16], "torch.float32"]] * 2
+    for rank in range(2):
+        blocks = json.loads((tmp_path / f"blocks_{rank}.json").read_text())
+        assert blocks["steps"] > 3
+        assert blocks["checkpoints"] == 2 * blocks["steps"], rank  # two blocks
+        assert blocks["passes"] == ["torch.bfloat16"] * 2 * blocks["checkpoints"], rank  # each once forward and once more in the backward pass
     taste = read_snapshot(tmp_path, job.cutoffs[0].isoformat())
     assert taste.items.own.weight.shape == (job.num_items, 16)
     assert taste.items.content.shape == (job.num_items, 8)  # read again: it is in no snapshot

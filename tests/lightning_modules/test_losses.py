@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from lightning_modules import losses
+from lightning_modules.pretraining import GBCE_CALIBRATION
 
 LN2 = math.log(2)
 
@@ -129,6 +130,14 @@ def test_gbce_is_bce_at_calibration_zero_and_scales_the_positive_only() -> None:
     assert losses.gbce_beta(10, 101, 1.0) == pytest.approx(0.1)
     positive, negative = torch.tensor([0.0]), torch.tensor([[0.0]])
     assert losses.generalised_binary_cross_entropy(positive, negative, beta=0.1).item() == pytest.approx(0.1 * LN2 + LN2)
+
+
+def test_gbce_beta_at_the_calibration_of_pretraining_is_worked_by_hand() -> None:
+    assert GBCE_CALIBRATION == 0.75
+    # 10 negatives of the 100 items that are not the target: alpha = 1/10, beta = 1/10 (3/4 (1 - 10) + 10) = 13/40
+    assert losses.gbce_beta(10, 101, GBCE_CALIBRATION) == pytest.approx(13 / 40)
+    # every other item is a negative: alpha = 1, beta = 1 at any calibration
+    assert losses.gbce_beta(100, 101, GBCE_CALIBRATION) == pytest.approx(1.0)
 
 
 def test_bpr_is_worked_by_hand() -> None:

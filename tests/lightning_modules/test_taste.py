@@ -353,6 +353,36 @@ def test_no_gradient_flows_into_the_memory_of_transformer_xl() -> None:
     assert (x.grad[0, 3:] != 0).any()
 
 
+@torch.no_grad()
+def test_an_event_two_segments_back_reaches_the_last_state_of_transformer_xl_through_the_memory_of_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    one, two = (
+        build_encoder("transformer_xl", width=WIDTH, num_blocks=number, num_heads=2, dropout=0.0, max_history=6).eval() for number in (1, 2)
+    )  # segments of three events
+    steps = torch.arange(9)[None]
+    x, other_vector = torch.randn(1, 9, WIDTH), torch.randn(WIDTH)
+
+    def moved(encoder: torch.nn.Module, event: int) -> float:
+        changed = x.clone()
+        changed[0, event] = other_vector
+        before, after = (encoder(vectors, steps, steps, Padded(torch.tensor([9])))[0, 8] for vectors in (x, changed))
+        return (after - before).abs().max().item()
+
+    assert moved(one, event=4) > 1e-3
+    assert moved(one, event=1) == 0
+    assert moved(two, event=1) > 1e-3
+    attend = RelativeBlock._attend
+    monkeypatch.setattr(
+        RelativeBlock,
+        "_attend",
+        lambda self, queries, keys, values, *memory_and_mask: attend(
+            self, queries, keys, values, *(torch.zeros_like(part) for part in memory_and_mask[:2]), memory_and_mask[2]
+        ),
+    )
+    assert [moved(two, event) for event in range(6)] == [0] * 6  # with the memory emptied nothing before the segment counts
+    assert moved(two, event=6) > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(ENCODERS))
 def test_the_encoder_graph_equals_torch_for_any_batch_and_length(kind: str, tmp_path: Path) -> None:
