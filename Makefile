@@ -46,7 +46,7 @@ bench: $(STAMP)  ## the short benchmarks: features and validation print, the rec
 	$(BIN)/python -m benchmarks.recommender --quick
 	$(BIN)/python -m benchmarks.document
 
-bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all data sets; few labels, ablation, negative control; hours; goes on where it was stopped
+bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all data sets; few labels, ablation, negative control, warm start, new items; hours; goes on where it was stopped
 	$(BIN)/python -m benchmarks.recommender
 	$(BIN)/python -m benchmarks.recommender_peers
 	$(BIN)/python -m benchmarks.further_sets
@@ -56,6 +56,8 @@ bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all d
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.ablation --data online_retail_ii
 	$(BIN)/python -m benchmarks.negative_control
+	$(BIN)/python -m benchmarks.warm_start
+	$(BIN)/python -m benchmarks.new_items
 	$(BIN)/python -m benchmarks.document
 
 bench-forecast: $(STAMP)  ## forecasts on eight public sets, and what they do for the recommender; hours; goes on where it was stopped

@@ -1,37 +1,46 @@
 """What each component of the recommender adds: `python -m benchmarks.ablation [--quick] [--data NAME] [--cells NAME ...]`.
 
 The head is fitted and measured with each component alone (taste, habit, trend, season), with each pair, and with all; without one component at a time;
-without the pre-trained encoder, with it in place of the linear terms, and without the calendar of the request, which it reads. Complete Journey unless
-`--data` says otherwise, the origins of its parameters; the steps before fine-tuning are those of any other run over the same storage, and are made once.
+without the pre-trained encoder, with it in place of the linear terms, with EASE in place of both (the one linear term of the fixed baseline, without
+decay), and without the calendar of the request, which the encoder reads. Complete Journey unless `--data` says otherwise, the origins of its parameters;
+the steps before fine-tuning are those of any other run over the same storage, and are made once.
 
 Writes benchmarks/results/ablation.json (of another data set ablation_NAME.json; `--quick`: one origin, `_quick` in the name). A finished cell is kept below
 benchmarks/results/cells/ablation/, named by the digest of its parameters and of the code, so an interrupted run goes on. Rows `ndcg@10` are the
-figures of each cell; rows `gain of ndcg@10` hold the whole recommender against it on the same users, with paired intervals.
+figures of each cell; rows `gain of ndcg@10` hold the whole recommender against it on the same users, with paired intervals. A cell keeps the figure of
+each user, so that gains need no rankings: they may be gone from the storage.
 """
 
 import argparse
-import json
 import os
-import shlex
-import sys
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import date
 from itertools import combinations
-from pathlib import Path
 from typing import Any, get_args
 
 import polars as pl
 
-from benchmarks.machine import RESULTS, ROOT, describe_machine, git_sha, write_results
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, on_threads, parameters_of
+from contracts import columns as c
 from contracts.config import PipelineConfig
-from contracts.sections.training import Component
-from evaluation.evaluation import evaluate
+from contracts.sections.evaluation import ListName
+from contracts.sections.training import Component, LinearTerm
+from evaluation.baselines import EASE_LOG_FLOOR, EASE_REGULARISATION
+from evaluation.bootstrap import paired_bootstrap
+from evaluation.ranking_metrics import score_rankings
+from evaluation.targets import known_before, targets
 from flows.local_environment import use_local_stores
 
 CELLS = RESULTS / "cells" / "ablation"
 COMPONENTS: tuple[str, ...] = get_args(Component)
 WHOLE = "all"
 METRIC = "ndcg@10"
+EASE = LinearTerm(ridge=EASE_REGULARISATION, half_life_days=None, floor=EASE_LOG_FLOOR)  # as the baseline has it
+DIGITS = 10_000  # figures of users are kept as whole numbers of so many parts
+
+Window = tuple[ListName, date, int]  # list, origin, lead
 
 
 def main() -> None:
@@ -46,7 +55,7 @@ def main() -> None:
     cells = {name: measured_cell(name, variant_of(whole, variants()[name])) for name in dict.fromkeys([WHOLE, *asked.cells])}
     rows = [row for cell in cells.values() for row in cell["rows"]] + gains(whole, cells)
     name = "ablation" + ("" if asked.data == DATA_SETS[0] else f"_{asked.data}") + ("_quick" if asked.quick else "")
-    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.ablation", *sys.argv[1:]]), rows=rows))
+    print(write_results(name, command=command_of("ablation"), rows=rows, **about_cells(cells.values())))
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -58,6 +67,7 @@ def variants() -> dict[str, dict[str, Any]]:
     found |= {f"without {name}": {"leave_out": (name,)} for name in COMPONENTS}
     found["without encoder"] = {"encoder": False}
     found["without linear terms"] = {"linear": ()}
+    found["EASE instead of the encoder"] = {"encoder": False, "linear": (EASE,)}
     found["without calendar of the request"] = {"request_calendar": False}
     return found
 
@@ -76,48 +86,82 @@ def variant_of(config: PipelineConfig, change: dict[str, Any]) -> PipelineConfig
 
 
 def measured_cell(name: str, config: PipelineConfig) -> dict[str, Any]:
-    """Rows of a cell and where its rankings lie; read where it was measured before and its rankings are still stored."""
-    cell = CELLS / f"{config.name}-{name.replace(' ', '_').replace(',', '')}-{digest_of(config)}.json"
-    if cell.exists():
-        found = dict(json.loads(cell.read_text(encoding="utf-8")))
-        if (Path(config.storage_root) / found["rankings"]).exists():
-            return found
-    use_local_stores(config.storage_root)
-    from flows.partial_runs import train_and_measure
-    from tasks.evaluate import read_evaluation
+    """Rows of a cell and the figure of each user; read where it was measured before."""
 
-    reference = train_and_measure(config)
-    rows = [{**row.model_dump(), "model": name, "seed": config.seed} for row in read_evaluation(reference.path).rows if row.metric == METRIC]
-    assert reference.rankings is not None
-    rankings = str(Path(reference.rankings.path).resolve().relative_to(Path(config.storage_root).resolve()))
-    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "git_sha": git_sha(), "machine": describe_machine(), "rankings": rankings, "rows": rows}
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(json.dumps(found, indent=0), encoding="utf-8")
-    return found
+    def measured() -> dict[str, Any]:
+        use_local_stores(config.storage_root)
+        from flows.partial_runs import train_and_measure
+        from tasks.evaluate import read_evaluation
+
+        reference = train_and_measure(config)
+        assert reference.rankings is not None
+        rows = [{**row.model_dump(), "model": name, "seed": config.seed} for row in read_evaluation(reference.path).rows if row.metric == METRIC]
+        rankings = pl.read_parquet(reference.rankings.path)
+        return {"users": figures_of_users(rankings, wanted_of(config)), "rows": rows}
+
+    return kept_cell(CELLS / f"{config.name}-{name.replace(' ', '_').replace(',', '')}-{digest_of(config)}.json", measured)
 
 
-def gains(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The whole recommender against every other cell on the same users: paired differences with their intervals."""
-    if len(cells) < 2:
-        return []
+def wanted_of(config: PipelineConfig) -> Iterator[tuple[Window, pl.DataFrame]]:
+    """Targets (user_id, item_id) of each window of the protocol; windows without any are left out."""
     use_local_stores(config.storage_root)
     from flows.partial_runs import validate_only
 
     _, validated = validate_only(config)
-    result = evaluate(
-        {name: pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for name, cell in cells.items()},
-        pl.scan_parquet(validated.accepted.parts()),
-        variant_of(config, {}).evaluation,
-        model=WHOLE,
-        dataset=config.name,
-        target_events=config.fine_tuning.target_events,
-        seed=config.seed,
-    )
-    return [
-        {**one.model_dump(), "dataset": config.name, "origin": "all", "metric": f"gain of {one.metric}", "value": one.relative, "seed": config.seed}
-        for one in result.comparisons
-        if one.metric == METRIC
-    ]
+    interactions, settings = pl.scan_parquet(validated.accepted.parts()), config.evaluation
+    for origin in settings.origins:
+        known = known_before(interactions, origin)
+        for lead, list_name in ((lead, list_name) for lead in settings.leads_days for list_name in settings.lists):
+            asked = {"target_events": config.fine_tuning.target_events, "known": known}
+            wanted = targets(interactions, origin, lead, settings.horizon_days, list_name, **asked)
+            if not wanted.is_empty():
+                yield (list_name, origin, lead), wanted
+
+
+def figures_of_users(rankings: pl.DataFrame, asked: Iterator[tuple[Window, pl.DataFrame]]) -> dict[str, str]:
+    """NDCG@10 of each user of a window, users in order; of windows that were ranked."""
+    days = rankings.with_columns(lead=(pl.col(c.REQUEST_DATE) - pl.col(c.CUTOFF)).dt.total_days())
+    parts = days.partition_by(c.LIST, c.CUTOFF, "lead", as_dict=True)
+    scored = {window: score_rankings(parts[window], wanted).sort(c.USER_ID)["ndcg"] for window, wanted in asked if window in parts}
+    return {key_of(window): " ".join(str(round(DIGITS * value)) for value in values) for window, values in scored.items()}
+
+
+def key_of(window: Window) -> str:
+    list_name, origin, lead = window
+    return f"{list_name} {origin} {lead}"
+
+
+def gains(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The whole recommender against every other cell on the same users: paired differences with their intervals, of each lead and of all."""
+    if len(cells) < 2:
+        return []
+    tables = tables_of(config, cells)
+    rows = []
+    for list_name in config.evaluation.lists:
+        of_list = pl.col(c.LIST) == list_name
+        for lead in (None, *tables[WHOLE].filter(of_list)[c.LEAD_DAYS].unique().sort()):
+            here = of_list if lead is None else of_list & (pl.col(c.LEAD_DAYS) == lead)
+            ours = tables[WHOLE].filter(here)
+            for other in (name for name in cells if name != WHOLE):
+                found = paired_bootstrap(ours, tables[other].filter(here), config.evaluation.num_resamples, config.seed)
+                about = {"dataset": config.name, "list": list_name, "lead_days": lead, "origin": "all", "metric": f"gain of {METRIC}", "seed": config.seed}
+                rows.append({**about, "model": WHOLE, "other": other, "value": found.relative, **asdict(found)})
+    return rows
+
+
+def tables_of(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> dict[str, pl.DataFrame]:
+    """Figures of users of each cell: list, origin, lead_days, user_id, value. Raises ValueError where a cell holds other users than are asked."""
+    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in cells}
+    for window, wanted in wanted_of(config):
+        key, users = key_of(window), wanted[c.USER_ID].unique().sort()
+        about = [pl.lit(value).alias(column) for column, value in zip((c.LIST, "origin", c.LEAD_DAYS), window, strict=True)]
+        for name, cell in cells.items():
+            values = [int(value) / DIGITS for value in cell["users"].get(key, "").split()]
+            if values and len(values) != len(users):
+                raise ValueError(f"cell {name!r}, {key}: figures of {len(values):,} users, {len(users):,} are asked: its data have changed. Remove the cell.")
+            if values:
+                tables[name].append(pl.DataFrame({c.USER_ID: users, "value": values}).with_columns(about))
+    return {name: pl.concat(parts) for name, parts in tables.items()}
 
 
 if __name__ == "__main__":

@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.equal_targets import DIFFERENCE, NDCG
+from benchmarks.equal_targets import OURS as OUR_ENCODER
 from benchmarks.machine import RESULTS, ROOT
 from benchmarks.plots import DRAWINGS, best_other, drawn, is_fresh
 from benchmarks.recommender import GOALS, OURS
+from benchmarks.training import GOALS as TRAINING_GOALS
+from benchmarks.training import LOADING
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 IMAGES = DOCUMENT.parent / "images" / "benchmarks"
@@ -41,7 +45,8 @@ def main() -> int:
 
 def document() -> str:
     """Text of docs/benchmarks.md: one section per results file."""
-    parts = ["# Benchmarks\n\nWritten by `python -m benchmarks.document` from `benchmarks/results/`; every file names its command, commit and machine.\n"]
+    about = "every file names its command, commit (with a + where the code differed from it) and machine."
+    parts = [f"# Benchmarks\n\nWritten by `python -m benchmarks.document` from `benchmarks/results/`; {about}\n"]
     for path in sorted(RESULTS.glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
         body = SECTIONS.get(path.stem, measurements)(results)
@@ -51,10 +56,33 @@ def document() -> str:
 
 
 def heading(results: Results) -> str:
-    """Command, date, commit and machine, as far as the file names them."""
-    commit = f", commit {results['git_sha'][:12]}" if "git_sha" in results else ", commit not recorded"
+    """Command, date, commit, machine and time, as far as the file names them. Of cells: the commits that measured them, and the one that collected them."""
+    sha = shortened(results["git_sha"]) if "git_sha" in results else "not recorded"
+    measured_by = [shortened(one) for one in results.get("measured_by", [])]
+    if measured_by:
+        collected = "" if measured_by == [sha] else f", collected by {sha}"
+        commit = f"measured by commit{'s' if len(measured_by) > 1 else ''} {', '.join(measured_by)}{collected}"
+    else:
+        commit = f"commit {sha}"
     command = f"`{results['command']}`, " if "command" in results else ""
-    return f"{command}{results.get('date', results.get('made', ''))[:10]}{commit}, {results['machine']}"
+    took = f", {time_taken(results)}" if "seconds" in results else ""
+    return f"{command}{results.get('date', results.get('made', ''))[:10]}, {commit}, {results['machine']}{took}"
+
+
+def shortened(sha: str) -> str:
+    """Twelve digits of a commit, and whether the work tree differed from it."""
+    return sha[:12] + ("+" if sha.endswith("+") else "")
+
+
+def time_taken(results: Results) -> str:
+    """What all cells took together by the wall clock, beside what they may where that is set."""
+    most = results.get("most_seconds")
+    beside = "" if most is None else f" (at most {duration(most)}: {'kept' if results['seconds'] <= most else '**not kept**'})"
+    return f"{duration(results['seconds'])} in all{beside}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:.1f} hours"
 
 
 def forecasts(results: Results) -> str:
@@ -77,7 +105,7 @@ def forecasts(results: Results) -> str:
     ]
     goals = [
         f"* {row['dataset']}: {row['model']}, {row['metric'].removeprefix('goal: ').replace('_', ' ')} {number(row['value'])}, asked {row['goal']}: "
-        f"{'reached' if row['reached'] else '**not reached**'}"
+        f"{outcome(row['reached'])}"
         for row in results["rows"]
         if "goal" in row
     ]
@@ -123,9 +151,9 @@ def recommender(results: Results) -> str:
         whole = best_other(here) if here else []
         counted, goal = whole or best, GOALS[dataset, list_name, lead]
         is_reached = mean([row["relative"] for row in counted]) >= goal and all(row["relative_low"] > 0 for row in counted)
-        said = f"+{100 * goal:.0f} %, {'reached' if is_reached else '**not reached**'}"
+        asked = f"+{100 * goal:.0f} %, {outcome(is_reached)}"
         each = "; ".join(percent([row]) for row in best)
-        lines.append(f"| {dataset} | {list_name} | {lead} | {counted[0]['other']} | {percent(whole)} | {each} | {said} |")
+        lines.append(f"| {dataset} | {list_name} | {lead} | {counted[0]['other']} | {percent(whole)} | {each} | {asked} |")
     reached = "A goal is reached where the seeds, averaged per user, reach it with an interval above zero."
     return "\n\n".join(["\n".join(lines), reached, season_lifts({"rows": rows}), quality({"rows": rows})])
 
@@ -174,6 +202,48 @@ def measurements(results: Results) -> str:
     )
 
 
+def training(results: Results) -> str:
+    """Each goal beside what was measured, the worst encoder where it is set for all; then every measurement."""
+    lines = ["| data | model | goal | measured | |", "|---|---|---|---|---|"]
+    for (metric, model), most in TRAINING_GOALS.items():
+        found = [row for row in results["rows"] if row["metric"] == metric and model in (None, row["model"])]
+        for row in worst_of_each_set(found) if metric == LOADING else found:
+            most_here = row.get("goal", most)
+            over = f" ({row['lowest']:.3g}-{row['highest']:.3g} over {row['rounds']} rounds)" if "lowest" in row else ""
+            cells = [row["dataset"], row["model"], f"{metric}, at most {most_here:g}", f"{row['value']:.3g}{over}"]
+            lines.append(f"| {' | '.join(cells)} | {outcome(row.get('reached', row['value'] <= most_here))} |")
+    for row in (row for row in results["rows"] if row["metric"] == DIFFERENCE):
+        loss = row["model"].split(", ")[-1]
+        same = [one for one in results["rows"] if one["metric"] == NDCG and one["dataset"] == row["dataset"] and one["model"].endswith(f", {loss}")]
+        ours, theirs = ([one for one in same if one["model"].startswith(OUR_ENCODER) == is_ours] for is_ours in (True, False))
+        both = f"{mean([one['value'] for one in ours]):.4f} against {mean([one['value'] for one in theirs]):.4f}, difference " if ours and theirs else ""
+        goal = f"{NDCG}, no less than {theirs[0]['model'].split(', ')[0] if theirs else 'the peer'}"
+        cells = [row["dataset"], row["model"], goal, both + interval([row], "value", "ci_low", "ci_high", 4)]
+        lines.append(f"| {' | '.join(cells)} | {outcome(row['value'] >= 0)} |")
+    return "\n".join(lines) + "\n\n" + measurements(results)
+
+
+def worst_of_each_set(rows: Sequence[Results]) -> list[Results]:
+    """The row of the largest value of each data set."""
+    return [
+        max((row for row in rows if row["dataset"] == dataset), key=lambda row: float(row["value"]))
+        for dataset in dict.fromkeys(row["dataset"] for row in rows)
+    ]
+
+
+def outcome(is_reached: bool) -> str:
+    return "reached" if is_reached else "**not reached**"
+
+
+def negative_control(results: Results) -> str:
+    """Season lift where there is no season, of each list and lead, and whether its interval holds zero."""
+    lines = ["| data | list | lead | season lift in per cent [95 % interval] | holds zero |", "|---|---|---|---|---|"]
+    for row in results["rows"]:
+        lead = "all" if row["lead_days"] is None else row["lead_days"]
+        lines.append(f"| {row['dataset']} | {row['list']} | {lead} | {percent([row])} | {'yes' if row['holds_zero'] else '**no**'} |")
+    return "\n".join(lines)
+
+
 def peers(results: Results) -> str:
     """Libraries beside ours, pooled over their origins; how the training of each ended."""
     ended: dict[tuple[str, str], list[str]] = {}
@@ -208,7 +278,7 @@ def against_goals(results: Results) -> str:
     lines = ["| data | model | metric | value [95 % interval] | n | goal |", "|---|---|---|---|---|---|"]
     for row in results["rows"]:
         value = interval([row], "value", "ci_low", "ci_high", 4) if row.get("ci_low") is not None else number(row["value"])
-        goal = f"{row['goal']}, {'reached' if row['reached'] else '**not reached**'}" if "goal" in row else ""
+        goal = f"{row['goal']}, {outcome(row['reached'])}" if "goal" in row else ""
         lines.append(f"| {row['dataset']} | {row['model']} | {row['metric']} | {value} | {row.get('n', '')} | {goal} |")
     return "\n".join(lines)
 
@@ -292,7 +362,7 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "ablation_quick": ablation,
     "ablation_online_retail_ii": ablation,
     "ablation_online_retail_ii_quick": ablation,
-    "negative_control": season_lifts,
+    "negative_control": negative_control,
     "recommender_quick": quality,
     "demo": demo,
     "forecast": forecasts,
@@ -304,6 +374,9 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "warm_start": warm_starts,
     "planted_season": against_goals,
     "leave_one_out": against_goals,
+    "training": training,
+    "training_online_retail_ii": training,
+    "training_quick": training,
 }
 
 

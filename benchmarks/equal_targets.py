@@ -34,6 +34,7 @@ TOP = 10
 OURS, PEER = "perennial:gpt with SASRec's inner width", "RePlay 0.22.0 SASRec"
 LEARNING_RATES = {OURS: {"sampled_softmax": 3e-3, "full_softmax": 3e-3}, PEER: {"sampled_softmax": 1e-3, "full_softmax": 3e-3}}
 WARM_UP_STEPS = 20
+NDCG, DIFFERENCE = "NDCG@10 after equal targets", "difference of NDCG@10 after equal targets, mean over seeds"
 
 
 def measured_quality(
@@ -58,12 +59,14 @@ def measured_quality(
         values[PEER].append(of_ranking(theirs["rankings"], target, asked["user"]))
         for model, found in values.items():
             one = {"model": f"{model}, {loss}", "seed": seed, "value": float(found[-1].mean()), "n": len(asked["user"]), "targets": passes * of_a_pass}
-            rows.append({"dataset": dataset, "metric": "NDCG@10 after equal targets", **one, "cpu_seconds": round(cost[model], 1)})
+            rows.append({"dataset": dataset, "metric": NDCG, **one, "cpu_seconds": round(cost[model], 1)})
             print(rows[-1], flush=True)
     difference = np.mean(values[OURS], 0) - np.mean(values[PEER], 0)
     found = mean_interval(pl.DataFrame({c.USER_ID: asked["user"], "value": difference}))
-    name = "difference of NDCG@10 after equal targets, mean over seeds"
-    return [*rows, {"dataset": dataset, "model": f"{OURS}, {loss}", "metric": name, "value": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high}]
+    return [
+        *rows,
+        {"dataset": dataset, "model": f"{OURS}, {loss}", "metric": DIFFERENCE, "value": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high},
+    ]
 
 
 def fitted(known: pl.DataFrame, interactions: pl.DataFrame, loss: str, settings: dict[str, Any], *, num_targets: int, seed: int) -> Taste:

@@ -10,16 +10,13 @@ benchmarks/results/cells/few_labels/, named by the digest of its parameters and 
 """
 
 import argparse
-import json
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from benchmarks.machine import RESULTS, ROOT, results_text, write_results
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, gain_rows, on_threads, parameters_of, short
 from contracts.config import PipelineConfig
 from evaluation.evaluation import evaluate
@@ -48,7 +45,8 @@ def main() -> None:
     cells = {key: [measured_cell(*key, config, seed) for seed in range(asked.seeds if key[1] < 1 else 1)] for key, config in configs.items()}
     rows = [row for share in SHARES for row in compared(configs[WITHOUT, share], share, {arm: cells[arm, share] for arm in ARMS})]
     name = "few_labels" + ("" if asked.data == "online_retail_ii" else f"_{asked.data}")
-    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.few_labels", *sys.argv[1:]]), rows=rows))
+    about = about_cells(cell for found in cells.values() for cell in found)
+    print(write_results(name, command=command_of("few_labels"), rows=rows, **about))
 
 
 def config_of(data: str, storage: str, arm: str, share: float) -> PipelineConfig:
@@ -62,23 +60,20 @@ def config_of(data: str, storage: str, arm: str, share: float) -> PipelineConfig
 
 def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> dict[str, Any]:
     """Where the rankings of an arm, a share and a seed lie; read where they were made before and are still there."""
-    cell = CELLS / f"{config.name}-{arm.removeprefix('perennial:').replace(' ', '_')}-{share:g}-seed{seed}-{digest_of(config, str(seed))}.json"
-    if cell.exists():
-        found = dict(json.loads(cell.read_text(encoding="utf-8")))
-        if (Path(config.storage_root) / found["rankings"]).exists():
-            return found
-    use_local_stores(config.storage_root)  # before Prefect is imported
-    from flows.partial_runs import train_and_measure
-    from tasks.evaluate import read_evaluation
 
-    reference = train_and_measure(config, head_seed=seed)  # the seed is of the head and its labels: what comes before it is made once
-    assert reference.rankings is not None
-    rows = [short({**row.model_dump(), "model": f"{arm}, {share:.0%} of labels", "seed": seed}) for row in read_evaluation(reference.path).rows]
-    text = results_text([row for row in rows if row["metric"] == METRIC])
-    rankings = str(Path(reference.rankings.path).resolve().relative_to(Path(config.storage_root).resolve()))
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(text.replace('"rows": [', f'"rankings": {json.dumps(rankings)}, "rows": [', 1), encoding="utf-8")
-    return dict(json.loads(cell.read_text(encoding="utf-8")))
+    def measured() -> dict[str, Any]:
+        use_local_stores(config.storage_root)  # before Prefect is imported
+        from flows.partial_runs import train_and_measure
+        from tasks.evaluate import read_evaluation
+
+        reference = train_and_measure(config, head_seed=seed)  # the seed is of the head and its labels: what comes before it is made once
+        assert reference.rankings is not None
+        rows = [short({**row.model_dump(), "model": f"{arm}, {share:.0%} of labels", "seed": seed}) for row in read_evaluation(reference.path).rows]
+        rankings = str(Path(reference.rankings.path).resolve().relative_to(Path(config.storage_root).resolve()))
+        return {"rankings": rankings, "rows": [row for row in rows if row["metric"] == METRIC]}
+
+    cell = CELLS / f"{config.name}-{arm.removeprefix('perennial:').replace(' ', '_')}-{share:g}-seed{seed}-{digest_of(config, str(seed))}.json"
+    return kept_cell(cell, measured, is_whole=lambda found: (Path(config.storage_root) / found["rankings"]).exists())
 
 
 def compared(config: PipelineConfig, share: float, cells: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

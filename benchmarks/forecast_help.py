@@ -15,7 +15,7 @@ from datetime import date
 
 import polars as pl
 
-from benchmarks.machine import RESULTS, ROOT, write_results
+from benchmarks.machine import RESULTS, ROOT, command_of, write_results
 from contracts.config import PipelineConfig
 from flows.local_environment import use_local_stores
 from tasks.store import read_table, reuse_digest
@@ -45,7 +45,7 @@ def main() -> None:
         config = parameters_of(name, asked.storage, origins=ORIGINS[name][: asked.origins], encoder=asked.encoder)
         for seed in range(asked.seeds):
             rows += measured_cell(config.model_copy(update={"seed": seed}))
-    write_results("forecast_help", command=" ".join(["python -m benchmarks.forecast_help", *sys.argv[1:]]), rows=rows)
+    write_results("forecast_help", command=command_of("forecast_help"), rows=rows)
 
 
 def parameters_of(name: str, storage: str, *, origins: tuple[date, ...], encoder: bool) -> PipelineConfig:

@@ -12,7 +12,6 @@ of its parameters and of the code.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -23,15 +22,14 @@ from typing import Any
 import polars as pl
 
 from benchmarks.interactions import read
-from benchmarks.machine import RESULTS, ROOT, results_text, write_results
-from benchmarks.recommender import CODE, PARAMETERS, add_run_arguments, on_threads, short
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
+from benchmarks.recommender import PARAMETERS, add_run_arguments, digest_of, on_threads, short
 from contracts import columns as c
 from contracts.config import PipelineConfig
 from evaluation.bootstrap import mean_interval, paired_bootstrap
 from evaluation.ranking_metrics import score_rankings
 from evaluation.targets import targets
 from flows.local_environment import use_local_stores
-from tasks.store import reuse_digest
 
 CELLS = RESULTS / "cells" / "further_sets"
 DATA_SETS = ("flickr_trips", "steam", "movielens_100k")
@@ -49,15 +47,17 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     rows: list[dict[str, Any]] = []
+    used: list[dict[str, Any]] = []
     for name in asked.data:
         configs = [on_threads(config, asked.threads) for config in configs_of(name, asked.storage)]
         if not configs:
             print(f"{name} left out: its data are not there (see --help)", file=sys.stderr)
         cells = [measured_cell(config) for config in configs]
         rows += [row for cell in cells for row in cell["rows"]]
+        used += cells
         if len(cells) > 1:
             rows += pooled(name, cells)
-    print(write_results("further_sets", command="python -m benchmarks.further_sets", rows=rows))
+    print(write_results("further_sets", command=command_of("further_sets"), rows=rows, **about_cells(used)))
 
 
 # ---- parameters ----------------------------------------------------------------------------------------------------------------
@@ -142,10 +142,16 @@ def with_window(config: PipelineConfig, storage: str, origin: date, days: int) -
 
 def measured_cell(config: PipelineConfig) -> dict[str, Any]:
     """Rows of one cut, and NDCG@10 of each user with ours and with the popular items of a week; read where it was measured before."""
-    plain = config.model_copy(update={"storage_root": "", "source": config.source.model_copy(update={"uri": None, "catalogue_uri": None})})
-    cell = CELLS / f"{config.name}-{reuse_digest(plain, code=CODE)}.json"
-    if cell.exists():
-        return dict(json.loads(cell.read_text(encoding="utf-8")))
+    return kept_cell(CELLS / f"{name_of(config)}.json", lambda: measured(config))
+
+
+def name_of(config: PipelineConfig) -> str:
+    """Name of a cut's cell, wherever its tables lie and on however many threads it is trained."""
+    return f"{config.name}-{digest_of(config.model_copy(update={'source': config.source.model_copy(update={'uri': None, 'catalogue_uri': None})}))}"
+
+
+def measured(config: PipelineConfig) -> dict[str, Any]:
+    """Rows, window and users of a cut, trained and measured."""
     use_local_stores(config.storage_root)
     from flows.partial_runs import train_and_measure, validate_only
     from tasks.evaluate import read_evaluation
@@ -162,12 +168,8 @@ def measured_cell(config: PipelineConfig) -> dict[str, Any]:
     assert reference.rankings is not None
     _, validated = validate_only(config)
     users = scores_of_users(config, pl.read_parquet(reference.rankings.path), pl.scan_parquet(validated.accepted.parts()).collect())
-    found = {"window": [str(config.evaluation.origins[0]), config.evaluation.horizon_days], "users": users}
-    text = results_text([short(row) for row in rows])
-    whole = {**json.loads(text), **found}
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(text.replace('"rows": [', json.dumps(found)[1:-1] + ', "rows": [', 1), encoding="utf-8")
-    return whole
+    window = [str(config.evaluation.origins[0]), config.evaluation.horizon_days]
+    return {"window": window, "users": users, "rows": [short(row) for row in rows]}
 
 
 def scores_of_users(config: PipelineConfig, ours: pl.DataFrame, interactions: pl.DataFrame) -> dict[str, dict[str, float]]:

@@ -14,9 +14,7 @@ Read from the folder in PERENNIAL_DATA (default ../shared/data).
 """
 
 import argparse
-import json
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -31,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.interactions import vocabulary_of
-from benchmarks.machine import RESULTS, ROOT, results_text, write_results
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import short
 from contracts import columns as c
 from contracts.sections.training import ComputeConfig, EncoderConfig, OptimizerConfig
@@ -66,12 +64,13 @@ def main() -> None:
     if not folder.is_dir():
         sys.exit(f"{folder} is not there; set PERENNIAL_DATA")
     seeds, epochs = (1, 2.0) if asked.quick else (asked.seeds, EPOCHS)
-    rows = []
+    rows, used = [], list[dict[str, Any]]()
     for model in (WITH_ATTRIBUTES, WITHOUT):
         cells = [measured_cell(folder, model, epochs=epochs, seed=seed) for seed in range(seeds)]
         rows += [row for cell in cells for row in cell["rows"]] + mean_of_seeds(model, [cell["places"] for cell in cells])
+        used += cells
     name = "leave_one_out_quick" if asked.quick else "leave_one_out"
-    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.leave_one_out", *sys.argv[1:]]), rows=rows))
+    print(write_results(name, command=command_of("leave_one_out"), rows=rows, **about_cells(used)))
 
 
 def measured_cell(folder: Path, model: str, *, epochs: float, seed: int) -> dict[str, Any]:
@@ -79,8 +78,8 @@ def measured_cell(folder: Path, model: str, *, epochs: float, seed: int) -> dict
     job = job_of(1, date(2000, 1, 1), epochs=epochs, seed=seed)
     known = "attributes" if model == WITH_ATTRIBUTES else "events"
     digest = reuse_digest(job, code=("lightning_modules", "features", "benchmarks/leave_one_out.py"))
-    cell = CELLS / f"{DATASET}-{known}-seed{seed}-{digest}.json"
-    if not cell.exists():
+
+    def measured() -> dict[str, Any]:
         events = read(folder)
         started = time.process_time()
         scores, best = fitted_scores(events, read_attributes(folder) if model == WITH_ATTRIBUTES else None, epochs=epochs, seed=seed)
@@ -91,9 +90,9 @@ def measured_cell(folder: Path, model: str, *, epochs: float, seed: int) -> dict
             {**about, "metric": "ndcg@10 of the last but one, by which the state was chosen", "value": best},
             {**about, "metric": "CPU seconds", "value": time.process_time() - started},
         ]
-        cell.parent.mkdir(parents=True, exist_ok=True)
-        cell.write_text(results_text([short(row) for row in rows], places=places_of(scores["ndcg"])), encoding="utf-8")
-    return dict(json.loads(cell.read_text(encoding="utf-8")))
+        return {"places": places_of(scores["ndcg"]), "rows": [short(row) for row in rows]}
+
+    return kept_cell(CELLS / f"{DATASET}-{known}-seed{seed}-{digest}.json", measured)
 
 
 def mean_of_seeds(model: str, places: list[str]) -> list[dict[str, Any]]:

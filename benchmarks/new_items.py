@@ -9,11 +9,9 @@ Writes benchmarks/results/new_items.json (of another data set new_items_NAME.jso
 
 import argparse
 import os
-import shlex
-import sys
 from typing import Any
 
-from benchmarks.machine import ROOT, write_results
+from benchmarks.machine import ROOT, command_of, write_results
 from benchmarks.recommender import DATA_SETS, parameters_of
 from contracts.config import PipelineConfig
 from flows.local_environment import use_local_stores
@@ -33,7 +31,7 @@ def main() -> None:
         row for encoder in ("none", "minilm") for row in measured(variant_of(parameters_of(asked.data, asked.storage, quick=False), encoder, asked.origins))
     ]
     name = "new_items" + ("" if asked.data == ONLINE_RETAIL else f"_{asked.data}")
-    print(write_results(name, command=shlex.join(["python", "-m", "benchmarks.new_items", *sys.argv[1:]]), rows=rows))
+    print(write_results(name, command=command_of("new_items"), rows=rows))
 
 
 def variant_of(config: PipelineConfig, encoder: str, num_origins: int) -> PipelineConfig:

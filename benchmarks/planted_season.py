@@ -10,7 +10,6 @@ code, with the place of each user's item (leave_one_out.py).
 """
 
 import argparse
-import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks.leave_one_out import ndcg_of, places_of
-from benchmarks.machine import RESULTS, ROOT, results_text, write_results
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import CODE, short
 from contracts import columns as c
 from contracts.artifacts import BundleRef
@@ -47,15 +46,15 @@ def main() -> None:
     known, later = cut(planted_events())
     cells = [measured_cell(known, first_new(known, later), asked.storage, seed) for seed in range(asked.seeds)]
     rows = [row for cell in cells for row in cell["rows"]] + mean_of_seeds(first_new(known, later), [cell["places"] for cell in cells])
-    print(write_results("planted_season", command="python -m benchmarks.planted_season", rows=rows))
+    print(write_results("planted_season", command=command_of("planted_season"), rows=rows, **about_cells(cells)))
 
 
 def measured_cell(known: pl.DataFrame, asked: pl.DataFrame, storage: str, seed: int) -> dict[str, Any]:
     """Rows of one training and the places of the targets, users in order; read where it was measured before."""
     config = config_of(storage, str(Path(storage) / "planted_season.parquet"), seed)
     plain = config.model_copy(update={"storage_root": "", "source": config.source.model_copy(update={"uri": "planted"})})
-    cell = CELLS / f"seed{config.seed}-{reuse_digest(plain, code=(*CODE, 'benchmarks/planted_season.py'))}.json"
-    if not cell.exists():
+
+    def measured() -> dict[str, Any]:
         Path(storage).mkdir(parents=True, exist_ok=True)
         known.write_parquet(Path(storage) / "planted_season.parquet")
         use_local_stores(config.storage_root)  # before Prefect is imported
@@ -64,9 +63,9 @@ def measured_cell(known: pl.DataFrame, asked: pl.DataFrame, storage: str, seed: 
         rankings = rank_at_own_date(train_only(config).final, asked)
         scored = score_rankings(rankings, asked.select(c.USER_ID, c.ITEM_ID)).select(c.USER_ID, value="ndcg").sort(c.USER_ID)
         rows = [short({"dataset": config.name, "model": "perennial", "seed": seed, **row}) for row in figures(scored, asked)]
-        cell.parent.mkdir(parents=True, exist_ok=True)
-        cell.write_text(results_text(rows, places=places_of(scored["value"].to_numpy())), encoding="utf-8")
-    return dict(json.loads(cell.read_text(encoding="utf-8")))
+        return {"places": places_of(scored["value"].to_numpy()), "rows": rows}
+
+    return kept_cell(CELLS / f"seed{config.seed}-{reuse_digest(plain, code=(*CODE, 'benchmarks/planted_season.py'))}.json", measured)
 
 
 def mean_of_seeds(asked: pl.DataFrame, places: list[str]) -> list[dict[str, Any]]:

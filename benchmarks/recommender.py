@@ -3,18 +3,19 @@
 Writes benchmarks/results/recommender.json. A finished cell (data set, seed; it holds every origin) is kept below benchmarks/results/cells/, named by the
 digest of its parameters and of the code that made it, so an interrupted run goes on and nothing is measured twice. Where several seeds are measured a
 further cell holds them averaged per user, as the protocol counts: its rows say `seeds`, and are made from the rankings the storage still has.
+The whole is to take ten hours at most, `--quick` 20 minutes; the results say what it took.
 Online Retail II is read from the folder in PERENNIAL_DATA (default ../shared/data); without it that data set is left out and said so.
 """
 
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.machine import RESULTS, ROOT, results_text, write_results
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from contracts.config import PipelineConfig
 from contracts.sections.training import ComputeConfig
 from evaluation.results import EvaluationResult
@@ -27,6 +28,7 @@ CODE = ("sources", "expectations", "features", "forecasting", "lightning_modules
 OURS = "perennial"
 OF_OTHERS = ("ndcg@10", "recall@10", "coverage@10")
 DATA_SETS = ("complete_journey", "online_retail_ii")
+MOST_SECONDS = {False: 36_000, True: 1_200}  # of the whole command, and of --quick
 GOALS = {  # (data set, list, lead) -> gain over the best other that was set out for
     **{("online_retail_ii", "again", lead): gain for lead, gain in ((0, 0.04), (28, 0.04), (56, 0.06), (84, 0.06))},
     **{("online_retail_ii", "discover", lead): gain for lead, gain in ((0, 0.10), (28, 0.15), (56, 0.20), (84, 0.20))},
@@ -44,7 +46,7 @@ def main() -> None:
     add_run_arguments(parser)
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
-    rows = []
+    rows, names = [], list[str]()
     for name in asked.data:
         if name == "online_retail_ii" and not Path(os.environ["PERENNIAL_DATA"]).is_dir():
             print("online_retail_ii left out: no folder; set PERENNIAL_DATA", file=sys.stderr)
@@ -53,10 +55,12 @@ def main() -> None:
         configs = [config.model_copy(update={"seed": seed}) for seed in range(1 if asked.quick else asked.seeds)]
         for one in configs:
             rows += measured_cell(one, only_stored=asked.stored)
+            names.append(name_of(one))
         if len(configs) > 1:
             rows += averaged_cell(configs, only_stored=asked.stored)
-    command = shlex.join(["python", "-m", "benchmarks.recommender", *sys.argv[1:]])
-    write_results("recommender_quick" if asked.quick else "recommender", command=command, rows=rows)
+            names.append(name_of_average(configs))
+    about = about_cells(stored_cells(names)) | {"most_seconds": MOST_SECONDS[asked.quick]}
+    write_results("recommender_quick" if asked.quick else "recommender", command=command_of("recommender"), rows=rows, **about)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +99,7 @@ def measured_cell(config: PipelineConfig, *, only_stored: bool = False) -> list[
         found += [*gain_rows(result, config, seed=config.seed), *lift_rows(result, config)]
         return [row for row in found if is_kept(row)]
 
-    return kept(f"{config.name}-seed{config.seed}-{digest_of(config)}", rows, only_stored=only_stored)
+    return kept(name_of(config), rows, only_stored=only_stored)
 
 
 def averaged_cell(configs: Sequence[PipelineConfig], *, only_stored: bool = False) -> list[dict[str, object]]:
@@ -111,7 +115,17 @@ def averaged_cell(configs: Sequence[PipelineConfig], *, only_stored: bool = Fals
         ours = [{**row.model_dump(), **about} for row in result.rows if row.model == OURS and row.metric in OF_OTHERS]
         return ours + gain_rows(result, config, **about)
 
-    return kept(f"{config.name}-{len(configs)}-seeds-{digest_of(config, str([one.seed for one in configs]))}", rows, only_stored=only_stored)
+    return kept(name_of_average(configs), rows, only_stored=only_stored)
+
+
+def name_of(config: PipelineConfig) -> str:
+    """Name of the cell of one data set and seed."""
+    return f"{config.name}-seed{config.seed}-{digest_of(config)}"
+
+
+def name_of_average(configs: Sequence[PipelineConfig]) -> str:
+    """Name of the cell of all seeds of a data set."""
+    return f"{configs[0].name}-{len(configs)}-seeds-{digest_of(configs[0], str([one.seed for one in configs]))}"
 
 
 def digest_of(config: PipelineConfig, *more: str) -> str:
@@ -119,17 +133,18 @@ def digest_of(config: PipelineConfig, *more: str) -> str:
     return reuse_digest(config.model_copy(update={"storage_root": "", "compute": ComputeConfig()}), *more, code=CODE)
 
 
-def kept(name: str, measure: Callable[[], list[dict[str, object]]], *, only_stored: bool) -> list[dict[str, object]]:
-    """Rows of a cell, measured where no run has kept them yet; empty instead where `only_stored`."""
-    cell = CELLS / f"{name}.json"
-    if cell.exists():
-        return list(json.loads(cell.read_text(encoding="utf-8"))["rows"])
-    if only_stored:
+def kept(name: str, measure: Callable[[], list[dict[str, object]]], *, only_stored: bool = False, folder: Path | None = None) -> list[dict[str, object]]:
+    """Rows of a cell below `folder` (the recommender's), measured where no run has kept them yet; empty instead where `only_stored`."""
+    cell = (folder or CELLS) / f"{name}.json"
+    if only_stored and not cell.exists():
         return []
-    rows = [short(row) for row in measure()]
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(results_text(rows), encoding="utf-8")
-    return rows
+    return list(kept_cell(cell, lambda: {"rows": [short(row) for row in measure()]})["rows"])
+
+
+def stored_cells(names: Sequence[str], folder: Path | None = None) -> list[dict[str, Any]]:
+    """Cells by their names, as far as they were kept: their heads say by what commit and how long they were measured."""
+    paths = [(folder or CELLS) / f"{name}.json" for name in names]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 
 def gain_rows(result: EvaluationResult, config: PipelineConfig, **about: object) -> list[dict[str, object]]:

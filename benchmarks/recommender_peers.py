@@ -13,7 +13,6 @@ users, where the storage named by --ours holds rankings of ours for these origin
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -45,7 +44,7 @@ OURS = "perennial"
 
 
 def main() -> None:
-    from benchmarks.machine import ROOT, write_results
+    from benchmarks.machine import ROOT, about_cells, command_of, write_results
     from benchmarks.recommender import DATA_SETS, parameters_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,9 +70,8 @@ def main() -> None:
     for name, config in configs.items():
         rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]  # a failed cell has no rows
         rows += pooled(config, events[name], [cell for cell in cells[name] if cell["rows"]], Path(asked.ours or asked.storage))
-    flags = [f"--{name}" for name in ("quick", "stored") if getattr(asked, name)]  # no folder of the machine
-    command = shlex.join(["python", "-m", "benchmarks.recommender_peers", *flags, "--origins", str(asked.origins)])
-    print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command, rows=rows))
+    about = about_cells(cell for found in cells.values() for cell in found if cell["rows"])
+    print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command_of("recommender_peers"), rows=rows, **about))
 
 
 def evenly_spread(origins: tuple[date, ...]) -> tuple[date, ...]:
@@ -120,6 +118,7 @@ def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: d
         return cell if rankings.exists() else {key: value for key, value in cell.items() if key != "rankings"}
     if only_stored:
         return {}
+    started = time.monotonic()
     found, cost = ranked_by(peer, interactions, config, origin, settings)
     if found is None:
         print(f"{name}: {cost['failed']}", file=sys.stderr, flush=True)
@@ -127,7 +126,8 @@ def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: d
     rankings.parent.mkdir(parents=True, exist_ok=True)
     found.write_parquet(rankings)
     rows = [row for row in measured({peer: pl.read_parquet(rankings)}, config, interactions, (origin,), model=peer) if row["origin"] == origin.isoformat()]
-    cell = {**about, "machine": describe_machine(), "git_sha": git_sha(), **cost, "rankings": str(rankings.relative_to(config.storage_root)), "rows": rows}
+    head = {**about, "machine": describe_machine(), "git_sha": git_sha(), "seconds": round(time.monotonic() - started, 1)}
+    cell = {**head, **cost, "rankings": str(rankings.relative_to(config.storage_root)), "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(cell, indent=0) + "\n", encoding="utf-8")
     print(name, cost, {f"{row['list']} {row['lead_days']}": round(row["value"], 4) for row in rows}, flush=True)

@@ -9,10 +9,8 @@ users), CPU seconds of each step, counts of new events and items. A finished cel
 """
 
 import argparse
-import json
 import resource
 import shutil
-import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from benchmarks.machine import RESULTS, ROOT, write_results
+from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from contracts import columns as c
 from contracts.config import PipelineConfig
 from flows.local_environment import use_local_stores
@@ -40,8 +38,9 @@ def main() -> None:
     parser.add_argument("--taste", nargs="+", choices=TASTES, default=list(TASTES), help="with the encoder, or linear terms alone")
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks" / "warm_start"), help="folder of intermediate tables; emptied")
     asked = parser.parse_args()
-    rows = [row for taste in asked.taste for row in measured_cell(parameters_of(taste, asked.storage), taste)]
-    write_results("warm_start", command=" ".join(["python -m benchmarks.warm_start", *sys.argv[1:]]), rows=rows)
+    cells = [measured_cell(parameters_of(taste, asked.storage), taste) for taste in asked.taste]
+    rows = [row for cell in cells for row in cell["rows"]]
+    print(write_results("warm_start", command=command_of("warm_start"), rows=rows, **about_cells(cells)))
 
 
 def parameters_of(taste: str, storage: str) -> PipelineConfig:
@@ -60,19 +59,18 @@ def parameters_of(taste: str, storage: str) -> PipelineConfig:
     )
 
 
-def measured_cell(config: PipelineConfig, taste: str) -> list[dict[str, Any]]:
+def measured_cell(config: PipelineConfig, taste: str) -> dict[str, Any]:
     """Rows of one kind of taste; read from its cell where it was measured before."""
-    cell = CELLS / f"{config.name}-{taste}-{reuse_digest(config.model_copy(update={'storage_root': ''}), code=CODE)}.json"
-    if cell.exists():
-        return list(json.loads(cell.read_text(encoding="utf-8")))
-    shutil.rmtree(config.storage_root, ignore_errors=True)  # finished steps cost nothing, and so would not be measured
-    use_local_stores(config.storage_root)
-    from prefect import flow
 
-    rows = [{"dataset": config.name, "taste": taste, "seed": config.seed, **row} for row in flow(measured, name="warm-start-benchmark")(config)]
-    cell.parent.mkdir(parents=True, exist_ok=True)
-    cell.write_text(json.dumps(rows, indent=0), encoding="utf-8")
-    return rows
+    def rows() -> dict[str, Any]:
+        shutil.rmtree(config.storage_root, ignore_errors=True)  # finished steps cost nothing, and so would not be measured
+        use_local_stores(config.storage_root)
+        from prefect import flow
+
+        about = {"dataset": config.name, "taste": taste, "seed": config.seed}
+        return {"rows": [{**about, **row} for row in flow(measured, name="warm-start-benchmark")(config)]}
+
+    return kept_cell(CELLS / f"{config.name}-{taste}-{reuse_digest(config.model_copy(update={'storage_root': ''}), code=CODE)}.json", rows)
 
 
 def measured(config: PipelineConfig) -> list[dict[str, Any]]:

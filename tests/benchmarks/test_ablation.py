@@ -11,6 +11,8 @@ import pytest
 from benchmarks import ablation
 from benchmarks.recommender import parameters_of
 from contracts.config import PipelineConfig
+from evaluation import baselines
+from evaluation.evaluation import evaluate
 from flows import partial_runs
 
 LEADS = (0, 28)
@@ -33,6 +35,9 @@ def test_a_cell_changes_what_its_name_says(config: PipelineConfig) -> None:
     found = {name: ablation.variant_of(config, change) for name, change in ablation.variants().items()}
     assert [found["all"].pretraining.enabled, found["all"].fine_tuning.leave_out, len(found["all"].fine_tuning.linear)] == [True, (), 2]
     assert not found["without encoder"].pretraining.enabled
+    (ease,) = found["EASE instead of the encoder"].fine_tuning.linear
+    assert (ease.ridge, ease.floor, ease.half_life_days) == (baselines.EASE_REGULARISATION, baselines.EASE_LOG_FLOOR, None)
+    assert not found["EASE instead of the encoder"].pretraining.enabled
     assert [found["without linear terms"].pretraining.enabled, found["without linear terms"].fine_tuning.linear] == [True, ()]
     assert not found["without calendar of the request"].pretraining.request_calendar
     texts = {one.model_dump_json() for one in found.values()}
@@ -86,6 +91,19 @@ def test_finished_cells_are_read_and_gains_are_paired(config: PipelineConfig, tm
     assert found["discover"]["other"] == "without trend"
     assert found["discover"]["relative"] == pytest.approx(1 / 0.6309 - 1, abs=1e-3)
     assert found["discover"]["ci_low"] > 0
-    (tmp_path / "rankings_2.parquet").unlink()
+    # the same as from rankings, which are needed no more
+    tables = {name: pl.read_parquet(tmp_path / f"rankings_{number}.parquet") for number, name in enumerate(cells, start=1)}
+    settings = ablation.variant_of(config, {}).evaluation
+    result = evaluate(tables, events, settings, model="all", target_events=config.fine_tuning.target_events, seed=config.seed)
+    expected = [one.model_dump() for one in result.comparisons if one.metric == "ndcg@10"]
+    for name in ("lead_days", "list", "other", "num_users"):
+        assert [row[name] for row in ablation.gains(config, cells)] == [row[name] for row in expected]
+    for name in ("difference", "ci_low", "ci_high", "relative", "relative_low", "relative_high"):
+        assert [row[name] for row in ablation.gains(config, cells)] == pytest.approx([row[name] for row in expected], abs=2e-4)
+    for path in tmp_path.glob("rankings_*.parquet"):
+        path.unlink()
     ablation.measured_cell("without trend", ablation.variant_of(config, ablation.variants()["without trend"]))
-    assert len(made) == 3  # rankings are gone: measured again
+    assert len(made) == 2
+    cells["all"]["users"] = {key: value.rsplit(" ", 1)[0] for key, value in cells["all"]["users"].items()}
+    with pytest.raises(ValueError, match=r"cell 'all', again .*: figures of 19 users, 20 are asked"):
+        ablation.gains(config, cells)

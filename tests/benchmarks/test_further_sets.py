@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from benchmarks import few_labels, further_sets, leave_one_out, planted_season
+from benchmarks.recommender import on_threads
 from lightning_modules.taste import build_taste
 
 
@@ -35,6 +36,13 @@ def test_parameters_ask_one_window_and_choose_baselines_before_it() -> None:
     assert (asked.origins, asked.leads_days, asked.horizon_days, asked.tune_until) == ((date(2015, 10, 3),), (0,), 90, date(2015, 10, 3))
     assert asked.lists == ("again", "discover")
     assert further_sets.table_config("movielens", "events.parquet", None, leads=False).evaluation.lists == ("discover",)
+
+
+def test_a_cell_is_found_again_wherever_its_tables_lie_and_on_any_number_of_threads() -> None:
+    config, other = (further_sets.table_config("steam", events, "games.parquet", leads=True) for events in ("here.parquet", "there.parquet"))
+    moved = on_threads(other.model_copy(update={"storage_root": "there"}), 7)
+    assert further_sets.name_of(moved) == further_sets.name_of(config)
+    assert further_sets.name_of(config.model_copy(update={"seed": 1})) != further_sets.name_of(config)
 
 
 def test_cuts_are_pooled_over_users_and_the_gain_is_paired() -> None:

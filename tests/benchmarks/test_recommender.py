@@ -1,9 +1,14 @@
-"""Which rows of the recommender's benchmark are committed."""
+"""Which rows of the recommender's benchmark are committed, and that a cell is measured once."""
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks.recommender import digest_of, is_kept, on_threads, parameters_of
+import pytest
+
+from benchmarks import recommender
+from benchmarks.recommender import digest_of, is_kept, kept, on_threads, parameters_of
 
 
 def test_a_baseline_is_kept_once_with_its_main_measures_and_ours_whole() -> None:
@@ -28,6 +33,35 @@ def test_a_cell_is_found_again_on_another_machine_and_not_with_other_parameters(
     assert digest_of(config.model_copy(update={"seed": 1})) != digest_of(config)
     shorter = config.fine_tuning.model_copy(update={"max_steps": 7})
     assert digest_of(config.model_copy(update={"fine_tuning": shorter})) != digest_of(config)
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(recommender, "CELLS", tmp_path / "cells")
+    return tmp_path / "cells"
+
+
+def counted(times: list[int]) -> Callable[[], list[dict[str, object]]]:
+    return lambda: (times.append(1), [{"model": "perennial", "metric": "ndcg@10", "value": 0.123456789, "ci_low": None, "lead_days": None}])[1]
+
+
+def test_a_cell_is_measured_once_and_then_read(cells: Path) -> None:
+    times: list[int] = []
+    first = kept("shop-seed0", counted(times), only_stored=False)
+    assert first == [{"model": "perennial", "metric": "ndcg@10", "value": 0.123457, "lead_days": None}]
+    assert [path.name for path in cells.iterdir()] == ["shop-seed0.json"]
+    for only_stored in (False, True):
+        assert kept("shop-seed0", counted(times), only_stored=only_stored) == first
+    assert len(times) == 1
+    kept("shop-seed1", counted(times), only_stored=False)
+    assert len(times) == 2
+
+
+def test_what_is_not_stored_gives_no_rows_where_only_stored_ones_are_asked_for(cells: Path) -> None:
+    times: list[int] = []
+    assert kept("shop-seed0", counted(times), only_stored=True) == []
+    assert not times
+    assert not cells.exists()
 
 
 def test_prefect_is_not_imported_before_its_home_is_set() -> None:
