@@ -50,6 +50,7 @@ bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all d
 	$(BIN)/python -m benchmarks.recommender
 	$(BIN)/python -m benchmarks.recommender_peers
 	$(BIN)/python -m benchmarks.further_sets
+	$(BIN)/python -m benchmarks.movielens_peers
 	$(BIN)/python -m benchmarks.planted_season
 	$(BIN)/python -m benchmarks.leave_one_out
 	$(BIN)/python -m benchmarks.few_labels

@@ -369,6 +369,7 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "forecast_help": quality,
     "recommender_peers": peers,
     "further_sets": quality,
+    "movielens_peers": quality,
     "few_labels": labels,
     "few_labels_complete_journey": labels,
     "warm_start": warm_starts,

@@ -14,7 +14,7 @@ of its parameters and of the code.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -189,25 +189,26 @@ def scores_of_users(config: PipelineConfig, ours: pl.DataFrame, interactions: pl
     }
 
 
-def pooled(name: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours and the popular items of a week over all cuts together, and the paired gain; the same user of several cuts is drawn once."""
+def pooled(name: str, cells: list[dict[str, Any]], others: Sequence[str] = (POPULAR,)) -> list[dict[str, Any]]:
+    """Ours and others over all cuts together, and the paired gain over each; the same user of several cuts is drawn once."""
     tables = {
         model: pl.DataFrame(
             [(user, cell["window"][0], value) for cell in cells for user, value in cell["users"][model].items()],
             schema=[c.USER_ID, "origin", "value"],
             orient="row",
         )
-        for model in (OURS, POPULAR)
+        for model in (OURS, *others)
     }
     about = {"dataset": name, "list": "discover", "lead_days": 0, "origin": "all"}
     rows = []
     for model, table in tables.items():
         found = mean_interval(table)
         rows.append({**about, "model": model, "metric": METRIC, "value": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high, "n": table.height})
-    gain = paired_bootstrap(tables[OURS], tables[POPULAR])
-    compared = {"relative": gain.relative, "relative_low": gain.relative_low, "relative_high": gain.relative_high}
-    compared |= {"difference": gain.difference, "ci_low": gain.ci_low, "ci_high": gain.ci_high}
-    rows.append({**about, "model": OURS, "other": POPULAR, "metric": f"gain of {METRIC}", "value": gain.relative, **compared})
+    for other in others:
+        gain = paired_bootstrap(tables[OURS], tables[other])
+        compared = {"relative": gain.relative, "relative_low": gain.relative_low, "relative_high": gain.relative_high}
+        compared |= {"difference": gain.difference, "ci_low": gain.ci_low, "ci_high": gain.ci_high}
+        rows.append({**about, "model": OURS, "other": other, "metric": f"gain of {METRIC}", "value": gain.relative, **compared})
     return [short(row) for row in rows]
 
 

@@ -39,7 +39,17 @@ SHARED_NEGATIVES = 1_024  # of RePlay; RecTools takes the full softmax, which co
 TOP = 20
 NUM_ORIGINS = 3
 PEERS = ("rectools:sasrec", "rectools:esasrec", "rectools:hstu", "rectools:bert4rec", "replay:sasrec")
-PACKAGES = {"rectools": ("torch==2.13.0", "rectools[torch]==0.19.0"), "replay": ("torch==2.13.0", "replay-rec[torch]==0.22.0")}
+PACKAGES = {  # what pip is asked for, one call a line
+    "rectools": ("torch==2.13.0", "rectools[torch]==0.19.0"),
+    "replay": ("torch==2.13.0", "replay-rec[torch]==0.22.0"),
+    "recbole": (  # without what it pins: versions that pip cannot find together
+        "torch==2.13.0",
+        "--no-deps recbole==1.2.1",
+        "numpy==1.26.4 pandas<3 scipy tqdm colorlog==4.7.2 colorama==0.4.4 pyyaml scikit-learn tensorboard thop tabulate plotly texttable psutil",
+        "setuptools<81 ray==2.6.3 msgpack click jsonschema",
+    ),
+}
+ANSWERED_BY = {"recbole": Path(__file__).with_name("peer_recbole.py")}  # else by this file
 OURS = "perennial"
 
 
@@ -106,10 +116,9 @@ def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: d
     import polars as pl
 
     from benchmarks.machine import RESULTS, describe_machine, git_sha
-    from contracts.artifacts import text_digest
 
     about = {"dataset": config.name, "model": peer, "origin": origin.isoformat()}
-    digest = text_digest(json.dumps({**about, **settings}), Path(__file__).read_text(encoding="utf-8").split("# ---- the other side")[-1])
+    digest = digest_of(config.name, peer, origin.isoformat(), settings)
     name = f"{config.name}-{peer.replace(':', '-')}-{origin}-{digest}"
     path = RESULTS / "cells" / "recommender_peers" / f"{name}.json"
     rankings = Path(config.storage_root) / "recommender_peers" / f"{name}.parquet"
@@ -134,6 +143,14 @@ def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: d
     return cell
 
 
+def digest_of(dataset: str, peer: str, origin: str, settings: dict[str, Any]) -> str:
+    """Digest of what a peer is asked and of the code that answers in its environment."""
+    from contracts.artifacts import text_digest
+
+    other_side = ANSWERED_BY.get(peer.split(":", maxsplit=1)[0], Path(__file__)).read_text(encoding="utf-8").split("# ---- the other side")[-1]
+    return text_digest(json.dumps({"dataset": dataset, "model": peer, "origin": origin, **settings}), other_side)
+
+
 def ranked_by(peer: str, interactions: Any, config: Any, origin: date, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Rankings of a peer fitted on the events before an origin, and what they took; None and why where it failed."""
     import polars as pl
@@ -149,7 +166,9 @@ def ranked_by(peer: str, interactions: Any, config: Any, origin: date, settings:
         (folder / "ask.json").write_text(json.dumps({**settings, "library": library, "model": model, "at": int(epoch(origin))}))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         environment.pop("PYTHONPATH", None)
-        done = subprocess.run([python, Path(__file__).resolve(), folder], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [python, ANSWERED_BY.get(library, Path(__file__)).resolve(), folder], env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             return None, {"failed": "\n".join(done.stderr.strip().splitlines()[-3:]) or str(done.returncode)}
         cost = dict(json.loads((folder / "cost.json").read_text()))
@@ -212,7 +231,7 @@ def environment_of(library: str) -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
         for package in PACKAGES[library]:
-            subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *package.split()], check=True)
     return python
 
 
