@@ -48,7 +48,7 @@ def files(log: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(tiny: TinyRuns, files: Path) -> PipelineConfig:
     """The tiny pipeline over those files; a person promotes, so the champion of the other tests stays."""
-    mapping = {name: name for name in ("event_id", "user_id", "item_id", "event_time", "event_type", "quantity", "region")}
+    mapping = {name: name for name in ("event_id", "user_id", "item_id", "event_time", "event_type", "quantity", "platform", "region")}
     values = tiny.config.model_dump(mode="json")
     source = {"dataset": "table", "uri": str(files / "*.parquet"), "columns": mapping}
     return PipelineConfig.model_validate({**values, "name": "tiny_daily", "source": source, "registry": {**values["registry"], "auto_promote": False}})

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.event_log import EventLog, prepare_event_log
 from lightning_modules.time_walk import Batch, Period, TimeWalk, WalkSettings, uniform
@@ -53,26 +52,36 @@ def targets_of(batch: Batch) -> list[tuple[int, int, int, int]]:
     return list(zip(batch.targets.tolist(), batch.request_days.tolist(), batch.lead_days.tolist(), batch.since.tolist(), strict=True))
 
 
-class Readable(IterableDataset):
-    """A walk as a DataLoader takes it."""
+WORKERS = """
+import sys
+import warnings
+from pathlib import Path
+from torch.utils.data import DataLoader, IterableDataset
+from lightning_modules.event_log import EventLog
+from tests.lightning_modules.test_time_walk import targets_of, walk
 
-    def __init__(self, walk: TimeWalk) -> None:
+class Readable(IterableDataset):
+    def __init__(self, walk):
         self.walk = walk
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self):
         return iter(self.walk)
 
+warnings.simplefilter("ignore")
+log = EventLog(Path(sys.argv[1]))
+one, other = (walk(log, [log.first_day() + end for end in (150, 250, 400)], epochs=2.0, replay=0.25) for _ in range(2))
+alone, shared = list(one), list(DataLoader(Readable(other), batch_size=None, num_workers=3))
+assert len({batch.period for batch in alone}) == 3
+assert [(batch.period, batch.number) for batch in shared] == [(batch.period, batch.number) for batch in alone]
+assert [targets_of(batch) for batch in shared] == [targets_of(batch) for batch in alone]
+"""
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers_share_the_batches_and_keep_their_order(log: EventLog) -> None:
-    first = log.first_day()
-    one, other = (walk(log, [first + 150, first + 250, first + 400], epochs=2.0, replay=0.25) for _ in range(2))
-    alone = list(one)
-    shared = list(DataLoader(Readable(other), batch_size=None, num_workers=3))
-    assert len({batch.period for batch in alone}) == 3
-    assert [(batch.period, batch.number) for batch in shared] == [(batch.period, batch.number) for batch in alone]
-    for mine, theirs in zip(alone, shared, strict=True):
-        assert targets_of(mine) == targets_of(theirs)
+
+def test_workers_share_the_batches_and_keep_their_order(log: EventLog, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS, tmp_path / "log"], capture_output=True, text=True, check=False
+    )  # workers are forks: of a small process
+    assert done.returncode == 0, done.stderr[-2_000:]
 
 
 MEMORY = """
