@@ -236,11 +236,11 @@ def outcome(is_reached: bool) -> str:
 
 
 def negative_control(results: Results) -> str:
-    """Season lift where there is no season, of each list and lead, and whether its interval holds zero."""
-    lines = ["| data | list | lead | season lift in per cent [95 % interval] | holds zero |", "|---|---|---|---|---|"]
-    for row in results["rows"]:
+    """Season lift where there is no season, of each list, lead and draw, and whether its interval holds zero."""
+    lines = ["| data | list | lead | seed | season lift in per cent [95 % interval] | holds zero |", "|---|---|---|---|---|---|"]
+    for row in sorted(results["rows"], key=lambda row: (row["dataset"], row["list"], -1 if row["lead_days"] is None else row["lead_days"], row["seed"])):
         lead = "all" if row["lead_days"] is None else row["lead_days"]
-        lines.append(f"| {row['dataset']} | {row['list']} | {lead} | {percent([row])} | {'yes' if row['holds_zero'] else '**no**'} |")
+        lines.append(f"| {row['dataset']} | {row['list']} | {lead} | {row['seed']} | {percent([row])} | {'yes' if row['holds_zero'] else '**no**'} |")
     return "\n".join(lines)
 
 

@@ -20,10 +20,12 @@ CELLS = RESULTS / "cells" / "negative_control"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=["online_retail_ii"], help="data sets")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the days that histories are moved by, and of the model")
     add_run_arguments(parser)
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
-    configs = [on_threads(parameters_of(name, asked.storage, quick=True), asked.threads) for name in asked.data]
+    once = [on_threads(parameters_of(name, asked.storage, quick=True), asked.threads) for name in asked.data]
+    configs = [config.model_copy(update={"seed": seed}) for config in once for seed in range(asked.seeds)]
     rows = [row for config in configs for row in measured_cell(config)]
     about = about_cells(stored_cells([name_of(config) for config in configs], CELLS))
     print(write_results("negative_control", command=command_of("negative_control"), rows=rows, **about))
@@ -35,8 +37,8 @@ def measured_cell(config: PipelineConfig) -> list[dict[str, object]]:
 
 
 def name_of(config: PipelineConfig) -> str:
-    """Name of a data set's cell."""
-    return f"{config.name}-{digest_of(config)}"
+    """Name of the cell of a data set and a draw."""
+    return f"{config.name}-seed{config.seed}-{digest_of(config)}"
 
 
 def measured(config: PipelineConfig) -> list[dict[str, object]]:
