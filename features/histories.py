@@ -13,9 +13,7 @@ def kinds_of_events(interactions: pl.LazyFrame) -> pl.LazyFrame:
 
     An event that names its platform says so behind its type, `view@app`: a type on each platform is a kind of its own for the sequence encoder.
     """
-    kind = pl.col(c.EVENT_TYPE)
-    if c.PLATFORM in interactions.collect_schema():
-        kind = event_kind()
+    kind = event_kind() if c.PLATFORM in interactions.collect_schema() else pl.col(c.EVENT_TYPE)
     return interactions.select(c.USER_ID, c.ITEM_ID, c.EVENT_TIME, kind)
 
 

@@ -153,8 +153,8 @@ class TimeWalk:
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the present state to the end; starting again after the end begins anew.
 
-        In a worker of a DataLoader only every so manieth batch: in turn the workers give the same batches in the same order. The walk of the main process
-        does not move with them, so what needs its state (early stopping, going on in mid-period) reads without workers, as pre-training does.
+        Each of W workers of a DataLoader gives every W-th batch, so that together they give the same batches in the same order. The walk of the main
+        process does not move with them: what needs its state (early stopping, going on in mid-period) reads without workers, as pre-training does.
         """
         share, taken = get_worker_info(), 0
         while self.period < len(self.periods):
