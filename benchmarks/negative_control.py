@@ -2,7 +2,7 @@
 
 Each user's whole history is moved by a random number of days, wrapped round the span of the data; the recommender is trained on that and measured at one
 origin that holds every lead. Its season lift should lie within noise of zero. Writes benchmarks/results/negative_control.json: rows `season lift of
-ndcg@10` of list and lead, with intervals, and whether the interval holds zero. A finished cell (data set) is kept below
+ndcg@10` of list and lead, with intervals, and whether the interval holds zero. A finished cell (data set, draw) is kept below
 benchmarks/results/cells/negative_control/, named by the digest of its parameters and of the code.
 """
 
