@@ -1,11 +1,13 @@
 """What a run prints at its end: figures beside the baselines, a decision, lists at two dates, where to look next."""
 
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from contracts.artifacts import EvaluationRef, RegisteredVersion, TrainingOutcome
@@ -20,6 +22,7 @@ from tasks.registry import CHAMPION, bundle_of_version, connect, version_at
 from tasks.store import audit_address, store_of
 
 CONTRASTED = 5  # items each way
+WIDE = 1_000  # columns that any table fits
 
 
 def show_demo(config: PipelineConfig, outcome: TrainingOutcome, console: Console) -> None:
@@ -58,10 +61,14 @@ def _show_figures(outcome: TrainingOutcome, console: Console) -> None:
 
 
 def print_evaluation(evaluation: EvaluationRef, console: Console) -> None:
-    """NDCG@10 per list, model and lead with its interval; the recommender's gain over each with its interval."""
+    """NDCG@10 per list, model and lead with its interval; the recommender's gain over each with its interval. Where all leads are too wide, one by one."""
     result = read_evaluation(evaluation.path)
     for list_name in result.lists:
-        console.print(_evaluation_table(result, list_name))
+        whole = _evaluation_table(result, list_name, result.leads)
+        if Measurement.get(console, console.options.update(max_width=WIDE), whole).maximum <= console.width:
+            console.print(whole)
+        else:
+            console.print(*(_evaluation_table(result, list_name, (lead,)) for lead in result.leads))
 
 
 def print_season_lifts(evaluation: EvaluationRef, console: Console) -> None:
@@ -71,16 +78,16 @@ def print_season_lifts(evaluation: EvaluationRef, console: Console) -> None:
         console.print(f"season lift, {lift.list}, {where}: {lift.relative:+.1%} [{lift.relative_low:+.1%}, {lift.relative_high:+.1%}]", markup=False)
 
 
-def _evaluation_table(result: EvaluationResult, list_name: str) -> Table:
+def _evaluation_table(result: EvaluationResult, list_name: str, leads: Sequence[int]) -> Table:
     origins = ", ".join(map(str, result.origins))
     table = Table(title=f"{list_name}: NDCG@10 [95 % interval], cut-offs {origins}", title_justify="left")
     table.add_column("model")
-    for lead in result.leads:
+    for lead in leads:
         table.add_column(f"lead {lead} days", justify="right")
         table.add_column("gain", justify="right")
     for model in sorted(result.models, key=lambda name: -result.figure(name, list_name).value):
         cells = []
-        for lead in result.leads:
+        for lead in leads:
             figure = result.figure(model, list_name, lead)
             cells.append(f"{figure.value:.4f} [{figure.ci_low:.4f}, {figure.ci_high:.4f}]")
             compared = None if model == result.model else result.comparison(model, list_name, lead)
