@@ -3,11 +3,13 @@
 A network fitted on a dozen cut-offs learns these cut-offs by heart: on Online Retail II a head trained from weights that suit another shop ranked what
 is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...; of two of them also how
 they change with the lead) carry over better, and can be found by the measure itself, one at a time. There the list stays (`FineTuneJob.trained_lists`).
+A step is taken where it gains clearly more than chance among the users asked: where these are few, the weights stay where they begin.
 
 Letters: B users of a sample, P items of its pool, K terms of taste, W searched season inputs.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +23,8 @@ from lightning_modules.samples import SampleData
 TOP = 10
 USERS = 4_096  # that are asked in all: each sample's share of them
 LEAST_USERS = 16  # of a sample
-LEAST_GAIN = 0.005  # relative; below it a step is noise
+LEAST_GAIN = 0.005  # relative; a step that gains less is not worth a weight that differs
+LEAST_ERRORS = 2.0  # standard errors of its paired gain that a step must exceed: few users give any step a gain by chance
 ROUNDS = 3
 SLIGHT = 1e-9  # what adding up steps may leave below 0
 TASTE_STEPS = (0.15, -0.15)
@@ -64,12 +67,12 @@ class Question:
     is_target: Tensor
     ideal: Tensor
 
-    def ndcg(self, taste: Tensor, season: Tensor) -> float:
-        """Mean NDCG@10 with these weights [K] and [W]."""
+    def ndcg(self, taste: Tensor, season: Tensor) -> Tensor:
+        """NDCG@10 of each user [B] with these weights [K] and [W]."""
         scores = (self.taste.float() @ taste + self.season @ season).masked_fill(self.is_seen, -math.inf)
         best = scores.topk(min(TOP, scores.shape[1]), 1).indices
         gains = self.is_target.gather(1, best) / torch.log2(torch.arange(2.0, best.shape[1] + 2))
-        return float((gains.sum(1) / self.ideal).mean())
+        return gains.sum(1) / self.ideal
 
 
 def find_weights(
@@ -81,7 +84,7 @@ def find_weights(
     has_encoder: bool,
     seed: int,
 ) -> Weights:
-    """The best weights on the way uphill from `start`, one changed at a time; the mean over leads of the mean over cut-offs decides.
+    """The best weights on the way uphill from `start`, one changed at a time; the mean over leads of the mean over cut-offs decides (`gain_of`).
 
     users
         Those of each sample that are looked at, so that users held out stay unseen.
@@ -97,18 +100,19 @@ def find_weights(
     steps = {**{f"taste_{number}": one for number, one in enumerate(of_taste)}, **SEASON_STEPS, **{SLOPE + name: one for name, one in SLOPE_STEPS.items()}}
     slopes = {SLOPE + name: start.slopes.get(name, 0.0) for name in start.season}
     values = {**{f"taste_{number}": value for number, value in enumerate(start.taste)}, **start.season, **slopes}
-    best = _figure(questions, values, start)
+    best = _answers(questions, values, start)
     for _ in range(ROUNDS):
         before = best
         for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
             tried = values | {changed: values[changed] + step}
             while tried[changed] >= -SLIGHT or not changed.startswith("taste_"):  # terms of taste stay positive
-                figure = _figure(questions, tried, start)
-                if figure <= best * (1 + LEAST_GAIN):
+                answers = _answers(questions, tried, start)
+                gain, error = gain_of(questions, answers, best)
+                if gain <= max(LEAST_GAIN * level_of(questions, best), LEAST_ERRORS * error):
                     break
-                values, best = tried, figure
+                values, best = tried, answers
                 tried = values | {changed: values[changed] + step}
-        if best == before:
+        if best is before:
             break
     return Weights(
         tuple(max(round(values[f"taste_{number}"], 6), 0.0) for number in range(len(start.taste))),
@@ -145,12 +149,30 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     )
 
 
-def _figure(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> float:
-    """Mean over leads of the mean over cut-offs."""
+def level_of(questions: Sequence[Question], answers: Sequence[Tensor]) -> float:
+    """Mean over leads of the mean over cut-offs of what the users of each question have [B]."""
+    return sum(share * float(values.mean()) for share, values in zip(_shares(questions), answers, strict=True))
+
+
+def gain_of(questions: Sequence[Question], answers: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[float, float]:
+    """What `level_of` gains over what the same users had before, and its standard error if nothing were gained.
+
+    Users are drawn, questions stand; so the gains of a question are squared about 0, and a question of one user proves nothing.
+    """
+    gains = [after - one for after, one in zip(answers, before, strict=True)]
+    variance = sum(share**2 * float(gain.square().mean()) / len(gain) for share, gain in zip(_shares(questions), gains, strict=True))
+    return level_of(questions, gains), math.sqrt(variance)
+
+
+def _shares(questions: Sequence[Question]) -> list[float]:
+    """What each question counts: leads count alike, and so do the cut-offs of a lead."""
+    of_lead = Counter(question.lead_days for question in questions)
+    return [1 / (len(of_lead) * of_lead[question.lead_days]) for question in questions]
+
+
+def _answers(questions: Sequence[Question], values: Mapping[str, float], start: Weights) -> list[Tensor]:
+    """NDCG@10 of the users of each question with these weights."""
     taste = torch.tensor([values[f"taste_{number}"] for number in range(len(start.taste))])
     season = torch.tensor([values[name] for name in start.season])
     slope = torch.tensor([values[SLOPE + name] for name in start.season])
-    by_lead: dict[int, list[float]] = {}
-    for question in questions:
-        by_lead.setdefault(question.lead_days, []).append(question.ndcg(taste, season + question.lead * slope))
-    return float(np.mean([np.mean(found) for found in by_lead.values()]))
+    return [question.ndcg(taste, season + question.lead * slope) for question in questions]
