@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 QUIET := DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false GX_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
+ONE_CORE := OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1
 QUICK := not slow and not prefect and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers quick bench bench-recommender bench-forecast bench-serving bench-training ui up down serve clean
+.PHONY: help demo test check lint types layers quick bench bench-recommender bench-ours bench-peers bench-components bench-forecast bench-serving bench-training ui up down serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -46,17 +47,27 @@ bench: $(STAMP)  ## the short benchmarks: features and validation print, the rec
 	$(BIN)/python -m benchmarks.recommender --quick
 	$(BIN)/python -m benchmarks.document
 
-bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all data sets; few labels, ablation, negative control, warm start, new items; hours; goes on where it was stopped
-	$(BIN)/python -m benchmarks.recommender
-	$(BIN)/python -m benchmarks.recommender_peers
-	$(BIN)/python -m benchmarks.further_sets
+bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all data sets; ours and the peers side by side, a core each; hours; goes on where it was stopped
+	$(MAKE) -j2 bench-ours bench-peers
 	$(BIN)/python -m benchmarks.movielens_peers
-	$(BIN)/python -m benchmarks.planted_season
-	$(BIN)/python -m benchmarks.leave_one_out
+	$(BIN)/python -m benchmarks.recommender_peers --stored
+	$(BIN)/python -m benchmarks.document
+
+bench-ours: $(STAMP)  ## our half of bench-recommender
+	$(ONE_CORE) $(BIN)/python -m benchmarks.recommender --threads 1
+	$(ONE_CORE) $(BIN)/python -m benchmarks.further_sets --threads 1
+	$(ONE_CORE) $(BIN)/python -m benchmarks.planted_season
+	$(ONE_CORE) $(BIN)/python -m benchmarks.negative_control --threads 1
+	$(ONE_CORE) $(BIN)/python -m benchmarks.leave_one_out
+
+bench-peers: $(STAMP)  ## the libraries' half of it
+	$(ONE_CORE) $(BIN)/python -m benchmarks.recommender_peers --storage .perennial/benchmarks_of_peers --ours .perennial/benchmarks
+	$(ONE_CORE) $(BIN)/python -m benchmarks.movielens_peers --storage .perennial/benchmarks_of_peers
+
+bench-components: $(STAMP)  ## what each part of the recommender adds: few labels, ablation, warm start, new items; hours; goes on where it was stopped
 	$(BIN)/python -m benchmarks.few_labels
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.ablation --data online_retail_ii
-	$(BIN)/python -m benchmarks.negative_control
 	$(BIN)/python -m benchmarks.warm_start
 	$(BIN)/python -m benchmarks.new_items
 	$(BIN)/python -m benchmarks.document

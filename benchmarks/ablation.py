@@ -14,33 +14,23 @@ each user, so that gains need no rankings: they may be gone from the storage.
 import argparse
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import date
 from itertools import combinations
 from typing import Any, get_args
 
 import polars as pl
 
+from benchmarks.figures_of_users import METRIC, Window, figures_of_users, gains, tables_of, windows_of
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, on_threads, parameters_of
-from contracts import columns as c
 from contracts.config import PipelineConfig
-from contracts.sections.evaluation import ListName
 from contracts.sections.training import Component, LinearTerm
 from evaluation.baselines import EASE_LOG_FLOOR, EASE_REGULARISATION
-from evaluation.bootstrap import paired_bootstrap
-from evaluation.ranking_metrics import score_rankings
-from evaluation.targets import known_before, targets
 from flows.local_environment import use_local_stores
 
 CELLS = RESULTS / "cells" / "ablation"
 COMPONENTS: tuple[str, ...] = get_args(Component)
 WHOLE = "all"
-METRIC = "ndcg@10"
 EASE = LinearTerm(ridge=EASE_REGULARISATION, half_life_days=None, floor=EASE_LOG_FLOOR)  # as the baseline has it
-DIGITS = 10_000  # figures of users are kept as whole numbers of so many parts
-
-Window = tuple[ListName, date, int]  # list, origin, lead
 
 
 def main() -> None:
@@ -53,7 +43,7 @@ def main() -> None:
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     whole = on_threads(parameters_of(asked.data, asked.storage, quick=asked.quick), asked.threads)
     cells = {name: measured_cell(name, variant_of(whole, variants()[name])) for name in dict.fromkeys([WHOLE, *asked.cells])}
-    rows = [row for cell in cells.values() for row in cell["rows"]] + gains(whole, cells)
+    rows = [row for cell in cells.values() for row in cell["rows"]] + gains_over_cells(whole, cells)
     name = "ablation" + ("" if asked.data == DATA_SETS[0] else f"_{asked.data}") + ("_quick" if asked.quick else "")
     print(write_results(name, command=command_of("ablation"), rows=rows, **about_cells(cells.values())))
 
@@ -103,65 +93,17 @@ def measured_cell(name: str, config: PipelineConfig) -> dict[str, Any]:
 
 
 def wanted_of(config: PipelineConfig) -> Iterator[tuple[Window, pl.DataFrame]]:
-    """Targets (user_id, item_id) of each window of the protocol; windows without any are left out."""
+    """Targets of each window of the protocol (`windows_of`)."""
     use_local_stores(config.storage_root)
     from flows.partial_runs import validate_only
 
     _, validated = validate_only(config)
-    interactions, settings = pl.scan_parquet(validated.accepted.parts()), config.evaluation
-    for origin in settings.origins:
-        known = known_before(interactions, origin)
-        for lead, list_name in ((lead, list_name) for lead in settings.leads_days for list_name in settings.lists):
-            asked = {"target_events": config.fine_tuning.target_events, "known": known}
-            wanted = targets(interactions, origin, lead, settings.horizon_days, list_name, **asked)
-            if not wanted.is_empty():
-                yield (list_name, origin, lead), wanted
+    return windows_of(pl.scan_parquet(validated.accepted.parts()), config)
 
 
-def figures_of_users(rankings: pl.DataFrame, asked: Iterator[tuple[Window, pl.DataFrame]]) -> dict[str, str]:
-    """NDCG@10 of each user of a window, users in order; of windows that were ranked."""
-    days = rankings.with_columns(lead=(pl.col(c.REQUEST_DATE) - pl.col(c.CUTOFF)).dt.total_days())
-    parts = days.partition_by(c.LIST, c.CUTOFF, "lead", as_dict=True)
-    scored = {window: score_rankings(parts[window], wanted).sort(c.USER_ID)["ndcg"] for window, wanted in asked if window in parts}
-    return {key_of(window): " ".join(str(round(DIGITS * value)) for value in values) for window, values in scored.items()}
-
-
-def key_of(window: Window) -> str:
-    list_name, origin, lead = window
-    return f"{list_name} {origin} {lead}"
-
-
-def gains(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The whole recommender against every other cell on the same users: paired differences with their intervals, of each lead and of all."""
-    if len(cells) < 2:
-        return []
-    tables = tables_of(config, cells)
-    rows = []
-    for list_name in config.evaluation.lists:
-        of_list = pl.col(c.LIST) == list_name
-        for lead in (None, *tables[WHOLE].filter(of_list)[c.LEAD_DAYS].unique().sort()):
-            here = of_list if lead is None else of_list & (pl.col(c.LEAD_DAYS) == lead)
-            ours = tables[WHOLE].filter(here)
-            for other in (name for name in cells if name != WHOLE):
-                found = paired_bootstrap(ours, tables[other].filter(here), config.evaluation.num_resamples, config.seed)
-                about = {"dataset": config.name, "list": list_name, "lead_days": lead, "origin": "all", "metric": f"gain of {METRIC}", "seed": config.seed}
-                rows.append({**about, "model": WHOLE, "other": other, "value": found.relative, **asdict(found)})
-    return rows
-
-
-def tables_of(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> dict[str, pl.DataFrame]:
-    """Figures of users of each cell: list, origin, lead_days, user_id, value. Raises ValueError where a cell holds other users than are asked."""
-    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in cells}
-    for window, wanted in wanted_of(config):
-        key, users = key_of(window), wanted[c.USER_ID].unique().sort()
-        about = [pl.lit(value).alias(column) for column, value in zip((c.LIST, "origin", c.LEAD_DAYS), window, strict=True)]
-        for name, cell in cells.items():
-            values = [int(value) / DIGITS for value in cell["users"].get(key, "").split()]
-            if values and len(values) != len(users):
-                raise ValueError(f"cell {name!r}, {key}: figures of {len(values):,} users, {len(users):,} are asked: its data have changed. Remove the cell.")
-            if values:
-                tables[name].append(pl.DataFrame({c.USER_ID: users, "value": values}).with_columns(about))
-    return {name: pl.concat(parts) for name, parts in tables.items()}
+def gains_over_cells(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The whole recommender against every other cell."""
+    return gains(config, tables_of(wanted_of(config), cells), WHOLE) if len(cells) > 1 else []
 
 
 if __name__ == "__main__":

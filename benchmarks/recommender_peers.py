@@ -6,8 +6,8 @@ repeats for `again`, without the user's history for `discover`. A peer does not 
 code scores them. Three origins of each data set, evenly spread, the last among them; one seed, one thread.
 
 Writes benchmarks/results/recommender_peers.json. A finished cell (data set, peer, origin) is kept below benchmarks/results/cells/recommender_peers/,
-named by the digest of its settings and of this file; its rankings stay in the storage. Rows `gain of ndcg@10` hold ours against a peer on the same
-users, where the storage named by --ours holds rankings of ours for these origins (`python -m benchmarks.recommender` leaves them there).
+named by the digest of its settings and of the code that answers; it holds the figure of each user. Rows `gain of ndcg@10` hold ours against a peer on
+the same users: ours are kept beside the peers' as soon as the storage named by --ours holds them (`python -m benchmarks.recommender` leaves them there).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ PACKAGES = {  # what pip is asked for, one call a line
 }
 ANSWERED_BY = {"recbole": Path(__file__).with_name("peer_recbole.py")}  # else by this file
 OURS = "perennial"
+CELLS = Path("cells", "recommender_peers")  # below the results
+
+
+class PeerFailedError(Exception):
+    """A peer left no ranking; says why."""
 
 
 def main() -> None:
@@ -78,8 +84,9 @@ def main() -> None:
             cells[name] += [cell for cell in found if cell]
     rows: list[dict[str, Any]] = []
     for name, config in configs.items():
-        rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in cells[name] for row in cell["rows"]]  # a failed cell has no rows
-        rows += pooled(config, events[name], [cell for cell in cells[name] if cell["rows"]], Path(asked.ours or asked.storage))
+        found = [cell for cell in cells[name] if cell["rows"]]  # a failed one has none
+        rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in found for row in cell["rows"]]
+        rows += pooled(config, events[name], found, Path(asked.ours or asked.storage))
     about = about_cells(cell for found in cells.values() for cell in found if cell["rows"])
     print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command_of("recommender_peers"), rows=rows, **about))
 
@@ -109,38 +116,36 @@ def accepted(config: Any) -> Any:
 
 
 def cell_of(config: Any, interactions: Any, peer: str, origin: date, settings: dict[str, Any], *, only_stored: bool = False) -> dict[str, Any]:
-    """A peer at an origin: what fitting took, its figures, and where its rankings lie while the storage has them. Read where it was measured before.
+    """A peer at an origin: what fitting took, its figures and those of each user. Read where it was measured before.
 
-    A failure is a cell that says so. `only_stored`: empty where it was not measured before.
+    A failure is a cell that says so, and is not kept. `only_stored`: empty where it was not measured before.
     """
-    import polars as pl
-
-    from benchmarks.machine import RESULTS, describe_machine, git_sha
+    from benchmarks.figures_of_users import figures_of_users, windows_of
+    from benchmarks.machine import RESULTS, kept_cell
 
     about = {"dataset": config.name, "model": peer, "origin": origin.isoformat()}
-    digest = digest_of(config.name, peer, origin.isoformat(), settings)
-    name = f"{config.name}-{peer.replace(':', '-')}-{origin}-{digest}"
-    path = RESULTS / "cells" / "recommender_peers" / f"{name}.json"
-    rankings = Path(config.storage_root) / "recommender_peers" / f"{name}.parquet"
-    if path.exists():
-        cell = dict(json.loads(path.read_text(encoding="utf-8")))
-        return cell if rankings.exists() else {key: value for key, value in cell.items() if key != "rankings"}
-    if only_stored:
+    path = RESULTS / CELLS / f"{config.name}-{peer.replace(':', '-')}-{origin}-{digest_of(config.name, peer, origin.isoformat(), settings)}.json"
+
+    def fitted() -> dict[str, Any]:
+        ranked, cost = ranked_by(peer, interactions, config, origin, settings)
+        if ranked is None:
+            raise PeerFailedError(cost["failed"])
+        rows = [row for row in measured({peer: ranked}, config, interactions, (origin,), model=peer) if row["origin"] == origin.isoformat()]
+        print(path.stem, cost, {f"{row['list']} {row['lead_days']}": round(row["value"], 4) for row in rows}, flush=True)
+        return {**about, **cost, "users": figures_of_users(ranked, windows_of(interactions, at_origins(config, [origin]))), "rows": rows}
+
+    if only_stored and not path.exists():
         return {}
-    started = time.monotonic()
-    found, cost = ranked_by(peer, interactions, config, origin, settings)
-    if found is None:
-        print(f"{name}: {cost['failed']}", file=sys.stderr, flush=True)
-        return {**about, **cost, "rows": []}
-    rankings.parent.mkdir(parents=True, exist_ok=True)
-    found.write_parquet(rankings)
-    rows = [row for row in measured({peer: pl.read_parquet(rankings)}, config, interactions, (origin,), model=peer) if row["origin"] == origin.isoformat()]
-    head = {**about, "machine": describe_machine(), "git_sha": git_sha(), "seconds": round(time.monotonic() - started, 1)}
-    cell = {**head, **cost, "rankings": str(rankings.relative_to(config.storage_root)), "rows": rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(cell, indent=0) + "\n", encoding="utf-8")
-    print(name, cost, {f"{row['list']} {row['lead_days']}": round(row["value"], 4) for row in rows}, flush=True)
-    return cell
+    try:
+        return kept_cell(path, fitted)
+    except PeerFailedError as error:
+        print(f"{path.stem}: {error}", file=sys.stderr, flush=True)
+        return {**about, "failed": str(error), "rows": []}
+
+
+def at_origins(config: Any, origins: Sequence[date]) -> Any:
+    """The same parameters at some of the origins."""
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"origins": tuple(origins)})})
 
 
 def digest_of(dataset: str, peer: str, origin: str, settings: dict[str, Any]) -> str:
@@ -250,49 +255,54 @@ def measured(rankings: dict[str, Any], config: Any, interactions: Any, origins: 
         for one in result.comparisons
         if one.metric == "ndcg@10"
     ]
+    return rounded(rows)
+
+
+def rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with six digits of each figure."""
     return [{key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()} for row in rows]
 
 
 def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]], ours: Path) -> list[dict[str, Any]]:
-    """Rows pooled over the origins, of all peers that were measured at each of them; with ours among them where its rankings are there.
+    """Rows pooled over the origins, of all peers that were measured at each of them; with ours among them, and its gains, where its figures are there."""
+    from benchmarks.figures_of_users import figures, gains, tables_of, windows_of
 
-    Paired intervals need a peer's rankings; where the storage has lost them its figures are the means of its cells, and gains stand without interval.
-    """
-    import polars as pl
-
-    origins = tuple(sorted({date.fromisoformat(cell["origin"]) for cell in cells}))
+    origins = sorted({date.fromisoformat(cell["origin"]) for cell in cells})
     by_peer = {peer: [cell for cell in cells if cell["model"] == peer] for peer in dict.fromkeys(cell["model"] for cell in cells)}
-    whole = {peer: found for peer, found in by_peer.items() if len(found) == len(origins)}
-    ranked = {peer: found for peer, found in whole.items() if all("rankings" in cell for cell in found)}
-    tables = {peer: pl.concat(pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in found) for peer, found in ranked.items()}
-    known = our_rankings(ours, config.name, origins) if whole else None
+    whole = {peer: {"users": together(found)} for peer, found in by_peer.items() if len(found) == len(origins)}
+    known = our_cell(config, interactions, origins, ours) if whole else None
     if known is None:
-        print(f"{config.name}: no rankings of ours for {', '.join(map(str, origins))} below {ours}; peers stand alone", file=sys.stderr)
+        print(f"{config.name}: no figures of ours for {', '.join(map(str, origins))}, nor rankings below {ours}; peers stand alone", file=sys.stderr)
     else:
-        tables = {OURS: known, **tables}
-    rows = measured(tables, config, interactions, origins, model=next(iter(tables))) if tables else []
-    rows = [row for row in rows if row["origin"] == "all" and (known is not None or "gain" not in row["metric"])]
-    for peer in whole.keys() - ranked.keys():
-        rows += means_of_cells(whole[peer], [row for row in rows if row["model"] == OURS and row["metric"] == "ndcg@10"])
-    return rows
+        whole = {OURS: known, **whole}
+    tables = tables_of(windows_of(interactions, at_origins(config, origins)), whole)
+    return rounded(figures(config, tables) + (gains(config, tables, OURS) if known else []))
 
 
-def means_of_cells(cells: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A peer's figures pooled over its origins from those at each, and what ours gain over them; without intervals."""
-    sums: dict[tuple[str, int], tuple[float, int]] = {}
-    for row in (row for cell in cells for row in cell["rows"] if row["metric"] == "ndcg@10" and row["lead_days"] is not None):
-        total, number = sums.get((row["list"], row["lead_days"]), (0.0, 0))
-        sums[row["list"], row["lead_days"]] = (total + row["value"] * row["n"], number + row["n"])
-    about = {"dataset": cells[0]["dataset"], "origin": "all"}
-    rows: list[dict[str, Any]] = []
-    for (list_name, lead), (total, number) in sums.items():
-        place = {**about, "list": list_name, "lead_days": lead}
-        rows.append({**place, "model": cells[0]["model"], "metric": "ndcg@10", "value": total / number, "ci_low": None, "ci_high": None, "n": number})
-        for row in (row for row in ours if (row["list"], row["lead_days"]) == (list_name, lead)):
-            relative = row["value"] * number / total - 1
-            gain = {"model": OURS, "other": cells[0]["model"], "metric": "gain of ndcg@10", "value": relative, "relative": relative}
-            rows.append({**place, **gain, "relative_low": None, "relative_high": None, "n": number})
-    return rows
+def together(cells: list[dict[str, Any]]) -> dict[str, str]:
+    """Figures of users of all windows of some cells."""
+    return {key: values for cell in cells for key, values in cell["users"].items()}
+
+
+def our_cell(config: Any, interactions: Any, origins: list[date], storage: Path) -> dict[str, Any] | None:
+    """Our figures of users at these origins: kept beside the peers', and made from the storage where they are not; None where neither has them.
+
+    The name is that of our cell in benchmarks.recommender: other code or parameters, other figures.
+    """
+    from benchmarks.figures_of_users import figures_of_users, windows_of
+    from benchmarks.machine import RESULTS, kept_cell
+    from benchmarks.recommender import CELLS as OUR_CELLS
+    from benchmarks.recommender import name_of
+
+    path = RESULTS / CELLS / f"{name_of(config)}.json"
+    measured_before = OUR_CELLS / path.name
+    if path.exists():
+        return kept_cell(path, dict)
+    ranked = our_rankings(storage, config.name, tuple(origins))
+    if ranked is None or not measured_before.exists():
+        return None
+    head = {"git_sha": json.loads(measured_before.read_text(encoding="utf-8"))["git_sha"]}
+    return kept_cell(path, lambda: {**head, "users": figures_of_users(ranked, windows_of(interactions, at_origins(config, origins))), "rows": []})
 
 
 def our_rankings(storage: Path, name: str, origins: tuple[date, ...]) -> Any:

@@ -86,7 +86,7 @@ def test_finished_cells_are_read_and_gains_are_paired(config: PipelineConfig, tm
     for _ in range(2):  # the second time both are read
         cells = {name: ablation.measured_cell(name, ablation.variant_of(config, ablation.variants()[name])) for name in ("all", "without trend")}
     assert made == [(), ("trend",)]
-    found = {row["list"]: row for row in ablation.gains(config, cells) if row["lead_days"] == 0}
+    found = {row["list"]: row for row in ablation.gains_over_cells(config, cells) if row["lead_days"] == 0}
     # "a" is first with all and second without trend: 1 against 1 / log2(3)
     assert found["discover"]["other"] == "without trend"
     assert found["discover"]["relative"] == pytest.approx(1 / 0.6309 - 1, abs=1e-3)
@@ -97,13 +97,13 @@ def test_finished_cells_are_read_and_gains_are_paired(config: PipelineConfig, tm
     result = evaluate(tables, events, settings, model="all", target_events=config.fine_tuning.target_events, seed=config.seed)
     expected = [one.model_dump() for one in result.comparisons if one.metric == "ndcg@10"]
     for name in ("lead_days", "list", "other", "num_users"):
-        assert [row[name] for row in ablation.gains(config, cells)] == [row[name] for row in expected]
+        assert [row[name] for row in ablation.gains_over_cells(config, cells)] == [row[name] for row in expected]
     for name in ("difference", "ci_low", "ci_high", "relative", "relative_low", "relative_high"):
-        assert [row[name] for row in ablation.gains(config, cells)] == pytest.approx([row[name] for row in expected], abs=2e-4)
+        assert [row[name] for row in ablation.gains_over_cells(config, cells)] == pytest.approx([row[name] for row in expected], abs=2e-4)
     for path in tmp_path.glob("rankings_*.parquet"):
         path.unlink()
     ablation.measured_cell("without trend", ablation.variant_of(config, ablation.variants()["without trend"]))
     assert len(made) == 2
     cells["all"]["users"] = {key: value.rsplit(" ", 1)[0] for key, value in cells["all"]["users"].items()}
     with pytest.raises(ValueError, match=r"cell 'all', again .*: figures of 19 users, 20 are asked"):
-        ablation.gains(config, cells)
+        ablation.gains_over_cells(config, cells)

@@ -1,6 +1,7 @@
 """Peers under the protocol: what they are told ends before the origin, their numbers map back to ids, and a failure or a finished cell is handled."""
 
 import json
+import math
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks import recommender_peers as peers
-from benchmarks.recommender import parameters_of
+from benchmarks.recommender import name_of, parameters_of
 from contracts.config import PipelineConfig
 
 ORIGIN = date(2017, 11, 1)
@@ -96,27 +97,44 @@ def test_a_cell_is_measured_once_and_its_list_is_scored_as_asked(
     assert len(made) == 2  # another cap is another cell
 
 
-def test_a_finished_cell_outlives_its_rankings(config: PipelineConfig, interactions: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_pooled_over_origins_and_ours_are_kept_beside_them(
+    config: PipelineConfig, interactions: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """u10 wants a at lead 28: ours has it second, the peer first; without a storage ours are read from where they were kept."""
     monkeypatch.setattr("benchmarks.machine.RESULTS", tmp_path)
-
-    def ranked_by(*given: object) -> tuple[pl.DataFrame, dict[str, object]]:
-        codes = {column: peers.split(interactions, config, ORIGIN)[0][column].unique().sort() for column in ("user_id", "item_id")}
-        return peers.decoded(pl.DataFrame({"list": ["again"], "user": [1], "item": [0], "rank": [1]}), codes, (0, 28), ORIGIN), {"epochs": 1, "stopped": "cap"}
-
-    monkeypatch.setattr(peers, "ranked_by", ranked_by)
+    monkeypatch.setattr("benchmarks.recommender.CELLS", tmp_path / "ours")
+    about = {"cutoff": ORIGIN, "request_date": date(2017, 11, 29), "list": "again", "user_id": "u10"}
+    rank = {"rank": pl.Int32}
+    of_peer = pl.DataFrame([{**about, "item_id": "a", "rank": 1}], schema_overrides=rank)
+    of_ours = pl.DataFrame([{**about, "item_id": item, "rank": place} for place, item in enumerate("ca", start=1)], schema_overrides=rank)
+    monkeypatch.setattr(peers, "ranked_by", lambda *given: (of_peer, {"epochs": 1, "stopped": "cap"}))
+    monkeypatch.setattr(peers, "our_rankings", lambda *given: of_ours)
     cell = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
-    (Path(config.storage_root) / cell["rankings"]).unlink()
-    monkeypatch.setattr(peers, "ranked_by", None)  # nothing is fitted again
-    found = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
-    assert found == {key: value for key, value in cell.items() if key != "rankings"}
+    assert cell["users"] == {"again 2017-11-01 28": "10000"}
+
+    alone = peers.pooled(config, interactions, [cell], tmp_path)
+    assert {row["model"] for row in alone} == {"replay:sasrec"}  # these rankings may be of other code than ours is now
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / f"{name_of(config)}.json").write_text('{"git_sha": "of the training", "rows": []}')
+    for _ in range(2):
+        rows = {(row["model"], row["metric"]): row for row in peers.pooled(config, interactions, [cell], tmp_path) if row["lead_days"] == 28}
+        assert rows["perennial", "ndcg@10"]["value"] == pytest.approx(1 / math.log2(3), abs=1e-4)
+        assert (rows["replay:sasrec", "ndcg@10"]["value"], rows["replay:sasrec", "ndcg@10"]["n"]) == (1.0, 1)
+        assert rows["perennial", "gain of ndcg@10"]["relative"] == pytest.approx(1 / math.log2(3) - 1, abs=1e-4)
+        monkeypatch.setattr(peers, "our_rankings", None)  # not asked again
+    kept = tmp_path / peers.CELLS / f"{name_of(config)}.json"
+    assert json.loads(kept.read_text())["git_sha"] == "of the training"
 
 
-def test_figures_of_cells_are_pooled_by_the_users_they_count() -> None:
-    row = {"list": "again", "lead_days": 0, "metric": "ndcg@10"}
-    cells = [{"dataset": "set", "model": "peer", "rows": [{**row, "value": value, "n": n}]} for value, n in ((0.1, 3), (0.3, 1))]
-    figure, gain = peers.means_of_cells(cells, [{**row, "model": "perennial", "value": 0.3}])
-    assert (figure["value"], figure["n"], figure["ci_low"]) == (pytest.approx(0.15), 4, None)
-    assert (gain["other"], gain["relative"], gain["relative_low"]) == ("peer", pytest.approx(1.0), None)
+def test_a_peer_counts_over_all_origins_or_not_at_all(config: PipelineConfig, interactions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "our_cell", lambda *given: None)
+    later = date(2017, 12, 3)
+    cells = [
+        {"model": peer, "origin": origin.isoformat(), "users": {f"again {origin} {lead}": value}}
+        for peer, origin, lead, value in (("both", ORIGIN, 28, "2000"), ("both", later, 28, "4000"), ("one", ORIGIN, 28, "9000"))
+    ]
+    rows = [row for row in peers.pooled(config, interactions, cells, Path()) if row["lead_days"] == 28]
+    assert [(row["model"], row["list"], row["value"], row["n"]) for row in rows] == [("both", "again", pytest.approx(0.3), 2)]
 
 
 def test_our_rankings_are_of_a_whole_evaluation_of_these_origins(tmp_path: Path) -> None:
