@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from contracts.config import PipelineConfig
 from contracts.sections.training import ComputeConfig
@@ -23,6 +25,7 @@ from flows.local_environment import use_local_stores
 from tasks.store import SCORER, reuse_digest
 
 CELLS = RESULTS / "cells" / "recommender"
+USERS = RESULTS / "cells" / "users"
 PARAMETERS = ROOT / "deployments" / "parameters"
 CODE = ("sources", "expectations", "features", "forecasting", "lightning_modules", *SCORER, "evaluation")
 OURS = "perennial"
@@ -139,6 +142,34 @@ def kept(name: str, measure: Callable[[], list[dict[str, object]]], *, only_stor
     if only_stored and not cell.exists():
         return []
     return list(kept_cell(cell, lambda: {"rows": [short(row) for row in measure()]})["rows"])
+
+
+def our_users(config: PipelineConfig, interactions: pl.DataFrame, storage: Path) -> dict[str, Any] | None:
+    """NDCG@10 of each user with the first seed (figures_of_users.py), for comparison with what is measured elsewhere.
+
+    Kept below cells/users by the name of the recommender's cell; made from the rankings its run left in the storage, known by their figures. None where
+    neither is there.
+    """
+    from benchmarks.figures_of_users import figures_of_users, windows_of
+
+    path, cell = USERS / f"{name_of(config)}.json", CELLS / f"{name_of(config)}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    if not cell.exists():
+        return None
+    measured = json.loads(cell.read_text(encoding="utf-8"))
+    places = sorted((storage / config.name / "steps" / "evaluate").glob("*/evaluation.json"))
+    same = [place for place in places if our_figures(json.loads(place.read_text(encoding="utf-8"))["rows"]) == our_figures(measured["rows"])]
+    if not same:
+        return None
+    users = figures_of_users(pl.read_parquet(same[0].with_name("rankings.parquet")), windows_of(interactions, config))
+    return kept_cell(path, lambda: {"git_sha": measured["git_sha"], "users": users, "rows": []})
+
+
+def our_figures(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """Our NDCG@10 of every list, lead and origin, as cells round it."""
+    kept = [short(row) for row in rows if row["model"] == OURS and row["metric"] == "ndcg@10" and "seeds" not in row]
+    return {(row["list"], row["lead_days"], row["origin"]): float(str(row["value"])) for row in kept}
 
 
 def stored_cells(names: Sequence[str], folder: Path | None = None) -> list[dict[str, Any]]:

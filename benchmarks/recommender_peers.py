@@ -7,7 +7,7 @@ code scores them. Three origins of each data set, evenly spread, the last among 
 
 Writes benchmarks/results/recommender_peers.json. A finished cell (data set, peer, origin) is kept below benchmarks/results/cells/recommender_peers/,
 named by the digest of its settings and of the code that answers; it holds the figure of each user. Rows `gain of ndcg@10` hold ours against a peer on
-the same users: ours are kept beside the peers' as soon as the storage named by --ours holds them (`python -m benchmarks.recommender` leaves them there).
+the same users, as `benchmarks.recommender.our_users` keeps or finds them in the storage named by --ours.
 """
 
 import argparse
@@ -266,13 +266,14 @@ def rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]], ours: Path) -> list[dict[str, Any]]:
     """Rows pooled over the origins, of all peers that were measured at each of them; with ours among them, and its gains, where its figures are there."""
     from benchmarks.figures_of_users import figures, gains, tables_of, windows_of
+    from benchmarks.recommender import our_users
 
     origins = sorted({date.fromisoformat(cell["origin"]) for cell in cells})
     by_peer = {peer: [cell for cell in cells if cell["model"] == peer] for peer in dict.fromkeys(cell["model"] for cell in cells)}
     whole = {peer: {"users": together(found)} for peer, found in by_peer.items() if len(found) == len(origins)}
-    known = our_cell(config, interactions, origins, ours) if whole else None
+    known = our_users(config, interactions, ours) if whole else None
     if known is None:
-        print(f"{config.name}: no figures of ours for {', '.join(map(str, origins))}, nor rankings below {ours}; peers stand alone", file=sys.stderr)
+        print(f"{config.name}: no figures of our users, nor our rankings below {ours}; peers stand alone", file=sys.stderr)
     else:
         whole = {OURS: known, **whole}
     tables = tables_of(windows_of(interactions, at_origins(config, origins)), whole)
@@ -282,39 +283,6 @@ def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]], ours: Pa
 def together(cells: list[dict[str, Any]]) -> dict[str, str]:
     """Figures of users of all windows of some cells."""
     return {key: values for cell in cells for key, values in cell["users"].items()}
-
-
-def our_cell(config: Any, interactions: Any, origins: list[date], storage: Path) -> dict[str, Any] | None:
-    """Our figures of users at these origins: kept beside the peers', and made from the storage where they are not; None where neither has them.
-
-    The name is that of our cell in benchmarks.recommender: other code or parameters, other figures.
-    """
-    from benchmarks.figures_of_users import figures_of_users, windows_of
-    from benchmarks.machine import RESULTS, kept_cell
-    from benchmarks.recommender import CELLS as OUR_CELLS
-    from benchmarks.recommender import name_of
-
-    path = RESULTS / CELLS / f"{name_of(config)}.json"
-    measured_before = OUR_CELLS / path.name
-    if path.exists():
-        return kept_cell(path, dict)
-    ranked = our_rankings(storage, config.name, tuple(origins))
-    if ranked is None or not measured_before.exists():
-        return None
-    head = {"git_sha": json.loads(measured_before.read_text(encoding="utf-8"))["git_sha"]}
-    return kept_cell(path, lambda: {**head, "users": figures_of_users(ranked, windows_of(interactions, at_origins(config, origins))), "rows": []})
-
-
-def our_rankings(storage: Path, name: str, origins: tuple[date, ...]) -> Any:
-    """Rankings of the newest whole evaluation of a data set (one with baselines) that holds every origin; None where there is none."""
-    import polars as pl
-
-    places = sorted((storage / name / "steps" / "evaluate").glob("*/evaluation.json"), key=lambda path: -path.stat().st_mtime)
-    for place in places:
-        result = json.loads(place.read_text(encoding="utf-8"))
-        if result["baselines"] and {origin.isoformat() for origin in origins} <= set(result["origins"]):
-            return pl.scan_parquet(place.with_name("rankings.parquet")).filter(pl.col("cutoff").is_in(origins)).collect()
-    return None
 
 
 # ---- the other side: only what the environment of the peer holds ---------------------------------------------------------------

@@ -1,10 +1,13 @@
 """Which rows of the recommender's benchmark are committed, and that a cell is measured once."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from benchmarks import recommender
@@ -69,3 +72,30 @@ def test_prefect_is_not_imported_before_its_home_is_set() -> None:
         "import sys, benchmarks.recommender, benchmarks.few_labels, benchmarks.negative_control, benchmarks.planted_season; sys.exit('prefect' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_figures_of_our_users_are_of_the_run_that_the_cell_holds(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs lie in the storage; one has the figures of the cell. Later neither storage nor cell is asked."""
+    monkeypatch.setattr(recommender, "USERS", tmp_path / "users")
+    config = parameters_of("complete_journey", str(tmp_path), quick=True)
+    (origin,) = config.evaluation.origins
+    events = pl.DataFrame(
+        [("u1", "b", origin - timedelta(days=9)), ("u2", "a", origin - timedelta(days=9)), ("u1", "a", origin), ("u9", "a", origin + timedelta(days=80))],
+        schema=["user_id", "item_id", "event_time"],
+        orient="row",
+    ).with_columns(pl.col("event_time").cast(pl.Datetime("us", "UTC")), event_type=pl.lit("purchase"))
+    figure = {"model": "perennial", "metric": "ndcg@10", "list": "again", "lead_days": 0, "origin": "all"}
+    for name, value, item in (("other", 0.0, "b"), ("same", 1.00000049, "a")):
+        place = tmp_path / config.name / "steps" / "evaluate" / name
+        place.mkdir(parents=True)
+        (place / "evaluation.json").write_text(json.dumps({"rows": [{**figure, "value": value}]}))
+        row = {"cutoff": origin, "request_date": origin, "list": "again", "user_id": "u1", "item_id": item, "rank": 1}
+        pl.DataFrame([row], schema_overrides={"rank": pl.Int32}).write_parquet(place / "rankings.parquet")
+    assert recommender.our_users(config, events, tmp_path) is None
+    kept(recommender.name_of(config), lambda: [{**figure, "value": 1.0}])
+    found = recommender.our_users(config, events, tmp_path)
+    assert found is not None
+    assert found["users"] == {f"again {origin} 0": "10000"}
+    for place in cells.iterdir():
+        place.unlink()
+    assert recommender.our_users(config, events, tmp_path / "nowhere") == found

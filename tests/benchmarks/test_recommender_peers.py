@@ -1,7 +1,5 @@
 """Peers under the protocol: what they are told ends before the origin, their numbers map back to ids, and a failure or a finished cell is handled."""
 
-import json
-import math
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import polars as pl
 import pytest
 
 from benchmarks import recommender_peers as peers
-from benchmarks.recommender import name_of, parameters_of
+from benchmarks.recommender import parameters_of
 from contracts.config import PipelineConfig
 
 ORIGIN = date(2017, 11, 1)
@@ -97,37 +95,24 @@ def test_a_cell_is_measured_once_and_its_list_is_scored_as_asked(
     assert len(made) == 2  # another cap is another cell
 
 
-def test_figures_are_pooled_over_origins_and_ours_are_kept_beside_them(
-    config: PipelineConfig, interactions: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """u10 wants a at lead 28: ours has it second, the peer first; without a storage ours are read from where they were kept."""
+def test_figures_of_a_peer_are_paired_with_ours(config: PipelineConfig, interactions: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """u10 wants a at lead 28: ours had it second, the peer first."""
     monkeypatch.setattr("benchmarks.machine.RESULTS", tmp_path)
-    monkeypatch.setattr("benchmarks.recommender.CELLS", tmp_path / "ours")
-    about = {"cutoff": ORIGIN, "request_date": date(2017, 11, 29), "list": "again", "user_id": "u10"}
-    rank = {"rank": pl.Int32}
-    of_peer = pl.DataFrame([{**about, "item_id": "a", "rank": 1}], schema_overrides=rank)
-    of_ours = pl.DataFrame([{**about, "item_id": item, "rank": place} for place, item in enumerate("ca", start=1)], schema_overrides=rank)
-    monkeypatch.setattr(peers, "ranked_by", lambda *given: (of_peer, {"epochs": 1, "stopped": "cap"}))
-    monkeypatch.setattr(peers, "our_rankings", lambda *given: of_ours)
+    row = {"cutoff": ORIGIN, "request_date": date(2017, 11, 29), "list": "again", "user_id": "u10", "item_id": "a", "rank": 1}
+    ranked = pl.DataFrame([row], schema_overrides={"rank": pl.Int32})
+    monkeypatch.setattr(peers, "ranked_by", lambda *given: (ranked, {"epochs": 1, "stopped": "cap"}))
     cell = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
     assert cell["users"] == {"again 2017-11-01 28": "10000"}
-
-    alone = peers.pooled(config, interactions, [cell], tmp_path)
-    assert {row["model"] for row in alone} == {"replay:sasrec"}  # these rankings may be of other code than ours is now
-    (tmp_path / "ours").mkdir()
-    (tmp_path / "ours" / f"{name_of(config)}.json").write_text('{"git_sha": "of the training", "rows": []}')
-    for _ in range(2):
-        rows = {(row["model"], row["metric"]): row for row in peers.pooled(config, interactions, [cell], tmp_path) if row["lead_days"] == 28}
-        assert rows["perennial", "ndcg@10"]["value"] == pytest.approx(1 / math.log2(3), abs=1e-4)
-        assert (rows["replay:sasrec", "ndcg@10"]["value"], rows["replay:sasrec", "ndcg@10"]["n"]) == (1.0, 1)
-        assert rows["perennial", "gain of ndcg@10"]["relative"] == pytest.approx(1 / math.log2(3) - 1, abs=1e-4)
-        monkeypatch.setattr(peers, "our_rankings", None)  # not asked again
-    kept = tmp_path / peers.CELLS / f"{name_of(config)}.json"
-    assert json.loads(kept.read_text())["git_sha"] == "of the training"
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda *given: None)
+    assert {row["model"] for row in peers.pooled(config, interactions, [cell], tmp_path)} == {"replay:sasrec"}
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda *given: {"users": {"again 2017-11-01 28": "6309"}})
+    rows = {(row["model"], row["metric"]): row for row in peers.pooled(config, interactions, [cell], tmp_path) if row["lead_days"] == 28}
+    assert [rows[model, "ndcg@10"]["value"] for model in ("perennial", "replay:sasrec")] == [0.6309, 1.0]
+    assert rows["perennial", "gain of ndcg@10"]["relative"] == pytest.approx(-0.3691)
 
 
 def test_a_peer_counts_over_all_origins_or_not_at_all(config: PipelineConfig, interactions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "our_cell", lambda *given: None)
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda *given: None)
     later = date(2017, 12, 3)
     cells = [
         {"model": peer, "origin": origin.isoformat(), "users": {f"again {origin} {lead}": value}}
@@ -135,16 +120,3 @@ def test_a_peer_counts_over_all_origins_or_not_at_all(config: PipelineConfig, in
     ]
     rows = [row for row in peers.pooled(config, interactions, cells, Path()) if row["lead_days"] == 28]
     assert [(row["model"], row["list"], row["value"], row["n"]) for row in rows] == [("both", "again", pytest.approx(0.3), 2)]
-
-
-def test_our_rankings_are_of_a_whole_evaluation_of_these_origins(tmp_path: Path) -> None:
-    whole = ["2017-09-01", "2017-11-01"]
-    for name, baselines, origins in (("whole", ["ease"], whole), ("other", ["ease"], whole[:1]), ("ablation", [], whole)):  # the newest comes last
-        place = tmp_path / "set" / "steps" / "evaluate" / name
-        place.mkdir(parents=True)
-        (place / "evaluation.json").write_text(json.dumps({"baselines": baselines, "origins": origins}))
-        table = pl.DataFrame({"cutoff": [date.fromisoformat(day) for day in origins], "item_id": [name] * len(origins)})
-        table.write_parquet(place / "rankings.parquet")
-    found = peers.our_rankings(tmp_path, "set", (ORIGIN,))
-    assert found.rows() == [(ORIGIN, "whole")]
-    assert peers.our_rankings(tmp_path, "set", (date(2017, 6, 1),)) is None
