@@ -51,6 +51,7 @@ bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all d
 	$(MAKE) -j2 bench-ours bench-peers
 	$(BIN)/python -m benchmarks.movielens_peers
 	$(BIN)/python -m benchmarks.recommender_peers --stored
+	$(BIN)/python -m benchmarks.tuned_baselines
 	$(BIN)/python -m benchmarks.document
 
 bench-ours: $(STAMP)  ## our half of bench-recommender

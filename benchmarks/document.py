@@ -256,6 +256,17 @@ def peers(results: Results) -> str:
     return quality(results) + "\n\n" + "\n".join(lines)
 
 
+def tuned_baselines(results: Results) -> str:
+    """Ours beside the best baseline with fixed and with tuned settings; which they are, and what they had on the windows that chose them."""
+    tried = [row for row in results["rows"] if row["metric"] == f"tuning {METRIC}"]
+    lines = ["| data | list | lead | chosen on tuning windows | NDCG@10 there |", "|---|---|---|---|---|"]
+    for row in (row for row in results["rows"] if "chosen" in row):
+        place = [row[name] for name in ("dataset", "list", "lead_days")]
+        values = [one["value"] for one in tried if one["model"] == row["chosen"] and [one[name] for name in ("dataset", "list", "lead_days")] == place]
+        lines.append(f"| {' | '.join(map(str, place))} | {row['model']}: {row['chosen']} | {mean(values):.4f} |")
+    return quality(results) + "\n\n" + "\n".join(lines)
+
+
 def labels(results: Results) -> str:
     """All arms at each share of the labels; beside each what it gains over the one that all are compared with, which has learned from labels alone."""
     rows = [row for row in results["rows"] if row["lead_days"] is not None]
@@ -368,6 +379,7 @@ SECTIONS: Mapping[str, Callable[[Results], str]] = {
     "forecast": forecasts,
     "forecast_help": quality,
     "recommender_peers": peers,
+    "tuned_baselines": tuned_baselines,
     "further_sets": quality,
     "movielens_peers": quality,
     "few_labels": labels,

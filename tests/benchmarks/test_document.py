@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import document as generated
-from benchmarks.document import ablation, against_goals, heading, labels, negative_control, peers, recommender, training
+from benchmarks.document import ablation, against_goals, heading, labels, negative_control, peers, recommender, training, tuned_baselines
 
 
 def row(**given: object) -> dict[str, object]:
@@ -81,6 +81,13 @@ def test_peers_say_how_their_training_ended() -> None:
     text = peers({"rows": [cell, cell | {"list": "discover"}, row(model="replay:sasrec", value=0.1)]})
     assert text.splitlines()[-1] == "* set, replay:sasrec: 2017-11-01: 4 epochs, cap of 60 CPU seconds"
     assert "| replay:sasrec | 0.1000 |" in text
+
+
+def test_a_tuned_baseline_is_named_with_what_it_had_where_it_was_chosen() -> None:
+    tried = [row(model=name, value=value, metric="tuning ndcg@10", origin="tuning") for name, value in (("habit_45d", 0.3), ("habit_90d", 0.2))]
+    text = tuned_baselines({"rows": [*tried, row(model="best, tuned", value=0.4, chosen="habit_45d"), row(value=0.5)]})
+    assert text.splitlines()[-1] == "| set | again | 0 | best, tuned: habit_45d | 0.3000 |"
+    assert "| best, tuned | 0.4000 |" in text
 
 
 def gain(other: str, relative: float, **given: object) -> dict[str, object]:
