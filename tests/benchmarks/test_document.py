@@ -85,7 +85,7 @@ def test_peers_say_how_their_training_ended() -> None:
 
 def test_a_tuned_baseline_is_named_with_what_it_had_where_it_was_chosen() -> None:
     tried = [row(model=name, value=value, metric="tuning ndcg@10", origin="tuning") for name, value in (("habit_45d", 0.3), ("habit_90d", 0.2))]
-    text = tuned_baselines({"rows": [*tried, row(model="best, tuned", value=0.4, chosen="habit_45d"), row(value=0.5)]})
+    text = tuned_baselines({"rows": [*tried, row(model="best, tuned", value=0.4, chosen="habit_45d"), row(model="perennial", value=0.5)]})
     assert text.splitlines()[-1] == "| set | again | 0 | best, tuned: habit_45d | 0.3000 |"
     assert "| best, tuned | 0.4000 |" in text
 
