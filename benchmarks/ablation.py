@@ -13,13 +13,12 @@ each user, so that gains need no rankings: they may be gone from the storage.
 
 import argparse
 import os
-from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, get_args
 
 import polars as pl
 
-from benchmarks.figures_of_users import METRIC, Window, figures_of_users, gains, tables_of, windows_of
+from benchmarks.figures_of_users import METRIC, figures_of_users, gains, tables_of, wanted_of
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, on_threads, parameters_of
 from contracts.config import PipelineConfig
@@ -90,15 +89,6 @@ def measured_cell(name: str, config: PipelineConfig) -> dict[str, Any]:
         return {"users": figures_of_users(rankings, wanted_of(config)), "rows": rows}
 
     return kept_cell(CELLS / f"{config.name}-{name.replace(' ', '_').replace(',', '')}-{digest_of(config)}.json", measured)
-
-
-def wanted_of(config: PipelineConfig) -> Iterator[tuple[Window, pl.DataFrame]]:
-    """Targets of each window of the protocol (`windows_of`)."""
-    use_local_stores(config.storage_root)
-    from flows.partial_runs import validate_only
-
-    _, validated = validate_only(config)
-    return windows_of(pl.scan_parquet(validated.accepted.parts()), config)
 
 
 def gains_over_cells(config: PipelineConfig, cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

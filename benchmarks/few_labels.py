@@ -6,20 +6,20 @@ are the same. Online Retail II at the newest origin that holds every lead (or Co
 draws other users. Seeds are averaged per user, intervals and gains are paired over users.
 
 Writes benchmarks/results/few_labels.json (Complete Journey: few_labels_complete_journey.json). A finished cell (arm, share, seed) is kept below
-benchmarks/results/cells/few_labels/, named by the digest of its parameters and of the code; its rankings stay in the storage.
+benchmarks/results/cells/few_labels/, named by the digest of its parameters and of the code, with the figure of each user.
 """
 
 import argparse
 import os
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from benchmarks.figures_of_users import METRIC, figures, figures_of_users, gains, tables_of, wanted_of
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
-from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, gain_rows, on_threads, parameters_of, short
+from benchmarks.recommender import DATA_SETS, add_run_arguments, digest_of, on_threads, parameters_of, short
 from contracts.config import PipelineConfig
-from evaluation.evaluation import evaluate
+from evaluation.bootstrap import average_seeds
 from flows.local_environment import use_local_stores
 
 CELLS = RESULTS / "cells" / "few_labels"
@@ -31,7 +31,6 @@ ARMS: dict[str, dict[str, Any]] = {  # what taste is made of
     "perennial:linear terms": {},
     "perennial:pre-trained encoder and linear terms": {"use_encoder": "always"},
 }
-METRIC = "ndcg@10"
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def config_of(data: str, storage: str, arm: str, share: float) -> PipelineConfig
 
 
 def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> dict[str, Any]:
-    """Where the rankings of an arm, a share and a seed lie; read where they were made before and are still there."""
+    """Rows of an arm, a share and a seed, and the figure of each user; read where they were measured before."""
 
     def measured() -> dict[str, Any]:
         use_local_stores(config.storage_root)  # before Prefect is imported
@@ -69,36 +68,21 @@ def measured_cell(arm: str, share: float, config: PipelineConfig, seed: int) -> 
         reference = train_and_measure(config, head_seed=seed)  # the seed is of the head and its labels: what comes before it is made once
         assert reference.rankings is not None
         rows = [short({**row.model_dump(), "model": f"{arm}, {share:.0%} of labels", "seed": seed}) for row in read_evaluation(reference.path).rows]
-        rankings = str(Path(reference.rankings.path).resolve().relative_to(Path(config.storage_root).resolve()))
-        return {"rankings": rankings, "rows": [row for row in rows if row["metric"] == METRIC]}
+        users = figures_of_users(pl.read_parquet(reference.rankings.path), wanted_of(config))
+        return {"users": users, "rows": [row for row in rows if row["metric"] == METRIC]}
 
     cell = CELLS / f"{config.name}-{arm.removeprefix('perennial:').replace(' ', '_')}-{share:g}-seed{seed}-{digest_of(config, str(seed))}.json"
-    return kept_cell(cell, measured, is_whole=lambda found: (Path(config.storage_root) / found["rankings"]).exists())
+    return kept_cell(cell, measured)
 
 
 def compared(config: PipelineConfig, share: float, cells: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """All arms at one share of the labels, seeds averaged per user, and what each gains over labels alone, paired."""
-    use_local_stores(config.storage_root)
-    from flows.partial_runs import validate_only
-
-    _, validated = validate_only(config)
-    tables = {arm: [pl.read_parquet(Path(config.storage_root) / cell["rankings"]) for cell in found] for arm, found in cells.items()}
-    interactions = pl.scan_parquet(validated.accepted.parts())
-    about = {"label_share": share, "seeds": len(cells[WITHOUT])}
-    rows: list[dict[str, Any]] = []
-    for arm in cells:
-        result = evaluate(
-            {arm: tables[arm], **({WITHOUT: tables[WITHOUT]} if arm != WITHOUT else {})},
-            interactions,
-            config.evaluation,
-            model=arm,
-            dataset=config.name,
-            target_events=config.fine_tuning.target_events,
-            seed=config.seed,
-        )
-        rows += [{**row.model_dump(), **about} for row in result.rows if row.model == arm and row.metric == METRIC and row.origin == "all"]
-        rows += gain_rows(result, config, **about)
-    return [short(row) for row in rows]
+    tables = tables_of(wanted_of(config), {f"{arm}, {seed}": cell for arm, found in cells.items() for seed, cell in enumerate(found)})
+    averaged = {arm: average_seeds([tables[f"{arm}, {seed}"] for seed in range(len(found))]) for arm, found in cells.items()}
+    rows = figures(config, averaged)
+    for arm in (arm for arm in averaged if arm != WITHOUT):
+        rows += gains(config, {arm: averaged[arm], WITHOUT: averaged[WITHOUT]}, arm)
+    return [short({**row, "label_share": share, "seeds": len(cells[WITHOUT])}) for row in rows]
 
 
 if __name__ == "__main__":

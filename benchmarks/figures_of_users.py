@@ -17,6 +17,7 @@ from contracts.sections.evaluation import ListName
 from evaluation.bootstrap import mean_interval, paired_bootstrap
 from evaluation.ranking_metrics import score_rankings
 from evaluation.targets import known_before, targets
+from flows.local_environment import use_local_stores
 
 METRIC = "ndcg@10"
 DIGITS = 10_000
@@ -25,8 +26,17 @@ ORIGIN = "origin"
 Window = tuple[ListName, date, int]  # list, origin, lead
 
 
+def wanted_of(config: PipelineConfig) -> Iterator[tuple[Window, pl.DataFrame]]:
+    """Targets (user_id, item_id) of each window of the protocol, from the data as the pipeline cleans them; windows without any are left out."""
+    use_local_stores(config.storage_root)
+    from flows.partial_runs import validate_only
+
+    _, validated = validate_only(config)
+    return windows_of(pl.scan_parquet(validated.accepted.parts()), config)
+
+
 def windows_of(interactions: pl.DataFrame | pl.LazyFrame, config: PipelineConfig) -> Iterator[tuple[Window, pl.DataFrame]]:
-    """Targets (user_id, item_id) of each window of the protocol; windows without any are left out."""
+    """`wanted_of` from events at hand."""
     settings = config.evaluation
     for origin in settings.origins:
         known = known_before(interactions, origin)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ablation, figures_of_users
 from benchmarks.recommender import parameters_of
 from contracts.config import PipelineConfig
 from evaluation import baselines
@@ -77,7 +77,8 @@ def test_finished_cells_are_read_and_gains_are_paired(config: PipelineConfig, tm
         return SimpleNamespace(path="none", rankings=SimpleNamespace(path=str(path)))
 
     monkeypatch.setattr(ablation, "CELLS", tmp_path / "cells")
-    monkeypatch.setattr(ablation, "use_local_stores", lambda *given: None)
+    for module in (ablation, figures_of_users):
+        monkeypatch.setattr(module, "use_local_stores", lambda *given: None)
     monkeypatch.setattr(partial_runs, "train_and_measure", measured)
     monkeypatch.setattr("tasks.evaluate.read_evaluation", lambda path: SimpleNamespace(rows=[]))
     accepted = SimpleNamespace(parts=lambda: [tmp_path / "events.parquet"])
