@@ -62,7 +62,7 @@ bench-ours: $(STAMP)  ## our half of bench-recommender
 	$(ONE_CORE) $(BIN)/python -m benchmarks.leave_one_out
 
 bench-peers: $(STAMP)  ## the libraries' half of it
-	$(ONE_CORE) $(BIN)/python -m benchmarks.recommender_peers --storage .perennial/benchmarks_of_peers --ours .perennial/benchmarks
+	$(ONE_CORE) $(BIN)/python -m benchmarks.recommender_peers --storage .perennial/benchmarks_of_peers
 	$(ONE_CORE) $(BIN)/python -m benchmarks.movielens_peers --storage .perennial/benchmarks_of_peers
 
 bench-components: $(STAMP)  ## what each part of the recommender adds: few labels, ablation, warm start, new items; hours; goes on where it was stopped

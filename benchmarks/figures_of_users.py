@@ -61,7 +61,7 @@ def key_of(window: Window) -> str:
 
 
 def tables_of(asked: Iterable[tuple[Window, pl.DataFrame]], cells: Mapping[str, Mapping[str, Any]]) -> dict[str, pl.DataFrame]:
-    """Figures of users of each cell: list, origin, lead_days, user_id, value. Raises ValueError where a cell holds other users than are asked."""
+    """Figures of users of each cell: list, origin, lead_days, user_id, value. Raises ValueError where a cell holds another number of users than are asked."""
     tables: dict[str, list[pl.DataFrame]] = {name: [] for name in cells}
     for window, wanted in asked:
         key, users = key_of(window), wanted[c.USER_ID].unique().sort()

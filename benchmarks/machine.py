@@ -19,7 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-NOT_SAID = ("--storage", "--ours", "--threads")  # folders of a machine, and what figures do not depend on
+NOT_SAID = ("--storage", "--threads")  # folders of a machine, and what figures do not depend on
+COLLECTS = "--stored"  # of a command that was interrupted: what it had measured
 
 
 def write_results(name: str, *, command: str, rows: Sequence[Mapping[str, object]], **about: object) -> Path:
@@ -51,10 +52,11 @@ def about_cells(cells: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def command_of(module: str) -> str:
-    """The command that was typed, without folders of the machine and without threads: `python -m benchmarks.MODULE --quick`."""
+    """The command that was typed, without folders of the machine, threads and whether it only collected: `python -m benchmarks.MODULE --quick`."""
     left_out = argparse.ArgumentParser(add_help=False)
     for flag in NOT_SAID:
         left_out.add_argument(flag)
+    left_out.add_argument(COLLECTS, action="store_true")
     _, flags = left_out.parse_known_args(sys.argv[1:])
     return shlex.join(["python", "-m", f"benchmarks.{module}", *flags])
 

@@ -10,6 +10,7 @@ benchmarks/results/cells/movielens_peers/. Ours are the cells of benchmarks.furt
 
 import argparse
 import json
+import os
 import sys
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ import polars as pl
 from benchmarks import further_sets
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import short
-from benchmarks.recommender_peers import PEERS, SETTINGS, accepted, digest_of, ranked_by
+from benchmarks.recommender_peers import PEERS, SETTINGS, PeerFailedError, accepted, digest_of, ranked_by
 from contracts import columns as c
 from contracts.config import PipelineConfig
 from evaluation.bootstrap import mean_interval
@@ -38,12 +39,19 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=ALL, default=list(ALL), help="peers")
     parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     asked = parser.parse_args()
+    os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     configs = list(further_sets.configs_of(DATASET, asked.storage))[::2]
     if not configs:
         sys.exit(f"{DATASET}: its data are not there (see python -m benchmarks.further_sets --help)")
-    cells = {config.name: {peer: measured_cell(config, peer) for peer in asked.peers} for config in configs}
+    cells: dict[str, dict[str, dict[str, Any]]] = {config.name: {} for config in configs}
+    for config, peer in ((config, peer) for config in configs for peer in asked.peers):
+        try:
+            cells[config.name][peer] = measured_cell(config, peer)
+        except PeerFailedError as error:  # the others go on
+            print(f"{config.name}, {peer}: {error}", file=sys.stderr, flush=True)
     flat = [cell for of_cut in cells.values() for cell in of_cut.values()]
-    rows = [row for cell in flat for row in cell["rows"]] + beside_ours(configs, cells, asked.peers)
+    whole = [peer for peer in asked.peers if all(peer in of_cut for of_cut in cells.values())]
+    rows = [row for cell in flat for row in cell["rows"]] + beside_ours(configs, cells, whole)
     print(write_results("movielens_peers", command=command_of("movielens_peers"), rows=rows, **about_cells(flat)))
 
 
@@ -62,12 +70,12 @@ def window_of(config: PipelineConfig) -> tuple[date, int]:
 
 
 def measured(config: PipelineConfig, peer: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Row and users of a peer fitted on what lies before the cut. Raises RuntimeError where it fails."""
+    """Row and users of a peer fitted on what lies before the cut. Raises PeerFailedError."""
     interactions = accepted(config)
     origin, days = window_of(config)
     ranked, cost = ranked_by(peer, interactions, config, origin, settings)
     if ranked is None:
-        raise RuntimeError(f"{config.name}, {peer}: {cost['failed']}")
+        raise PeerFailedError(cost["failed"])
     wanted = targets(interactions, origin, 0, days, "discover", target_events=config.fine_tuning.target_events)
     scored = score_rankings(ranked.filter(pl.col(c.LIST) == "discover"), wanted).select(c.USER_ID, value="ndcg")
     found = mean_interval(scored)
@@ -98,7 +106,7 @@ def beside_ours(configs: list[PipelineConfig], cells: dict[str, dict[str, dict[s
         if not ours.exists():
             print(f"{config.name}: no cell of ours, {ours.name}; run python -m benchmarks.further_sets --data {DATASET}", file=sys.stderr)
             return []
-        users = {peer: cell["users"][peer] for peer, cell in cells[config.name].items()}
+        users = {peer: cells[config.name][peer]["users"][peer] for peer in peers}
         merged.append(
             {"window": [str(window_of(config)[0]), window_of(config)[1]], "users": {**json.loads(Path(ours).read_text(encoding="utf-8"))["users"], **users}}
         )

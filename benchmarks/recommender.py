@@ -3,6 +3,7 @@
 Writes benchmarks/results/recommender.json. A finished cell (data set, seed; it holds every origin) is kept below benchmarks/results/cells/, named by the
 digest of its parameters and of the code that made it, so an interrupted run goes on and nothing is measured twice. Where several seeds are measured a
 further cell holds them averaged per user, as the protocol counts: its rows say `seeds`, and are made from the rankings the storage still has.
+The figure of each user is kept below cells/users, so that others (peers, tuned baselines) can be compared on the same users later.
 The whole is to take ten hours at most, `--quick` 20 minutes; the results say what it took.
 Online Retail II is read from the folder in PERENNIAL_DATA (default ../shared/data); without it that data set is left out and said so.
 """
@@ -11,15 +12,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from benchmarks.figures_of_users import Window, figures_of_users, tables_of, wanted_of
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from contracts.config import PipelineConfig
 from contracts.sections.training import ComputeConfig
+from evaluation.bootstrap import average_seeds
 from evaluation.results import EvaluationResult
 from flows.local_environment import use_local_stores
 from tasks.store import SCORER, reuse_digest
@@ -28,6 +31,7 @@ CELLS = RESULTS / "cells" / "recommender"
 USERS = RESULTS / "cells" / "users"
 PARAMETERS = ROOT / "deployments" / "parameters"
 CODE = ("sources", "expectations", "features", "forecasting", "lightning_modules", *SCORER, "evaluation")
+MOST_SEEDS = 10  # that are looked for
 OURS = "perennial"
 OF_OTHERS = ("ndcg@10", "recall@10", "coverage@10")
 DATA_SETS = ("complete_journey", "online_retail_ii")
@@ -97,7 +101,10 @@ def measured_cell(config: PipelineConfig, *, only_stored: bool = False) -> list[
         from flows.partial_runs import train_and_measure
         from tasks.evaluate import read_evaluation
 
-        result = read_evaluation(train_and_measure(config).path)
+        reference = train_and_measure(config)
+        assert reference.rankings is not None
+        keep_users(config, Path(reference.rankings.path))
+        result = read_evaluation(reference.path)
         found = [{**row.model_dump(), "seed": config.seed} for row in result.rows]
         found += [*gain_rows(result, config, seed=config.seed), *lift_rows(result, config)]
         return [row for row in found if is_kept(row)]
@@ -144,32 +151,25 @@ def kept(name: str, measure: Callable[[], list[dict[str, object]]], *, only_stor
     return list(kept_cell(cell, lambda: {"rows": [short(row) for row in measure()]})["rows"])
 
 
-def our_users(config: PipelineConfig, interactions: pl.DataFrame, storage: Path) -> dict[str, Any] | None:
-    """NDCG@10 of each user with the first seed (figures_of_users.py), for comparison with what is measured elsewhere.
-
-    Kept below cells/users by the name of the recommender's cell; made from the rankings its run left in the storage, known by their figures. None where
-    neither is there.
-    """
-    from benchmarks.figures_of_users import figures_of_users, windows_of
-
-    path, cell = USERS / f"{name_of(config)}.json", CELLS / f"{name_of(config)}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    if not cell.exists():
-        return None
-    measured = json.loads(cell.read_text(encoding="utf-8"))
-    places = sorted((storage / config.name / "steps" / "evaluate").glob("*/evaluation.json"))
-    same = [place for place in places if our_figures(json.loads(place.read_text(encoding="utf-8"))["rows"]) == our_figures(measured["rows"])]
-    if not same:
-        return None
-    users = figures_of_users(pl.read_parquet(same[0].with_name("rankings.parquet")), windows_of(interactions, config))
-    return kept_cell(path, lambda: {"git_sha": measured["git_sha"], "users": users, "rows": []})
+def keep_users(config: PipelineConfig, rankings: Path) -> None:
+    """Keep NDCG@10 of each user below cells/users, by the name of the recommender's cell, for comparison with what is measured elsewhere."""
+    kept_cell(USERS / f"{name_of(config)}.json", lambda: {"users": figures_of_users(pl.read_parquet(rankings), wanted_of(config)), "rows": []})
 
 
-def our_figures(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
-    """Our NDCG@10 of every list, lead and origin, as cells round it."""
-    kept = [short(row) for row in rows if row["model"] == OURS and row["metric"] == "ndcg@10" and "seeds" not in row]
-    return {(row["list"], row["lead_days"], row["origin"]): float(str(row["value"])) for row in kept}
+def our_users(config: PipelineConfig) -> dict[str, dict[str, Any]]:
+    """Kept figures of our users by seed, of all seeds that were measured with these parameters and this code; empty where none was."""
+    paths = {f"seed {seed}": USERS / f"{name_of(config.model_copy(update={'seed': seed}))}.json" for seed in range(MOST_SEEDS)}
+    return {seed: dict(json.loads(path.read_text(encoding="utf-8"))) for seed, path in paths.items() if path.exists()}
+
+
+def tables_with_ours(
+    config: PipelineConfig, windows: Iterable[tuple[Window, pl.DataFrame]], others: Mapping[str, Mapping[str, Any]]
+) -> dict[str, pl.DataFrame]:
+    """Figures of users (figures_of_users.tables_of) of other cells, after our own averaged over the kept seeds; ours are missing where no seed was kept."""
+    ours = our_users(config)
+    tables = tables_of(windows, {**ours, **others})
+    averaged = {OURS: average_seeds([tables[seed] for seed in ours])} if ours else {}
+    return {**averaged, **{name: tables[name] for name in others}}
 
 
 def stored_cells(names: Sequence[str], folder: Path | None = None) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ code scores them. Three origins of each data set, evenly spread, the last among 
 
 Writes benchmarks/results/recommender_peers.json. A finished cell (data set, peer, origin) is kept below benchmarks/results/cells/recommender_peers/,
 named by the digest of its settings and of the code that answers; it holds the figure of each user. Rows `gain of ndcg@10` hold ours against a peer on
-the same users, as `benchmarks.recommender.our_users` keeps or finds them in the storage named by --ours.
+the same users, averaged over the seeds that `benchmarks.recommender` has kept.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class PeerFailedError(Exception):
 
 def main() -> None:
     from benchmarks.machine import ROOT, about_cells, command_of, write_results
-    from benchmarks.recommender import DATA_SETS, parameters_of
+    from benchmarks.recommender import DATA_SETS, our_users, parameters_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
@@ -69,8 +69,7 @@ def main() -> None:
     parser.add_argument("--origins", type=int, choices=range(1, NUM_ORIGINS + 1), default=NUM_ORIGINS, help="the last so many of the three origins")
     parser.add_argument("--stored", action="store_true", help="write what an interrupted run has finished; nothing is fitted")
     parser.add_argument("--quick", action="store_true", help="the last origin and a tenth of the CPU time")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables and of the peers' rankings")
-    parser.add_argument("--ours", default=None, help="storage that holds our rankings; the same one where it is not given")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     settings = {**SETTINGS, "cpu_seconds": SETTINGS["cpu_seconds"] / 10} if asked.quick else SETTINGS
@@ -86,8 +85,9 @@ def main() -> None:
     for name, config in configs.items():
         found = [cell for cell in cells[name] if cell["rows"]]  # a failed one has none
         rows += [{**row, "epochs": cell["epochs"], "stopped": cell["stopped"]} for cell in found for row in cell["rows"]]
-        rows += pooled(config, events[name], found, Path(asked.ours or asked.storage))
-    about = about_cells(cell for found in cells.values() for cell in found if cell["rows"])
+        rows += pooled(config, events[name], found)
+    ours = [cell for config in configs.values() for cell in our_users(config).values()]
+    about = about_cells([*(cell for found in cells.values() for cell in found if cell["rows"]), *ours])
     print(write_results("recommender_peers_quick" if asked.quick else "recommender_peers", command=command_of("recommender_peers"), rows=rows, **about))
 
 
@@ -263,21 +263,20 @@ def rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()} for row in rows]
 
 
-def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]], ours: Path) -> list[dict[str, Any]]:
-    """Rows pooled over the origins, of all peers that were measured at each of them; with ours among them, and its gains, where its figures are there."""
-    from benchmarks.figures_of_users import figures, gains, tables_of, windows_of
-    from benchmarks.recommender import our_users
+def pooled(config: Any, interactions: Any, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows pooled over the origins, of all peers that were measured at each of them; with ours among them, and its gains, where its figures were kept."""
+    from benchmarks.figures_of_users import figures, gains, windows_of
+    from benchmarks.recommender import tables_with_ours
 
     origins = sorted({date.fromisoformat(cell["origin"]) for cell in cells})
     by_peer = {peer: [cell for cell in cells if cell["model"] == peer] for peer in dict.fromkeys(cell["model"] for cell in cells)}
     whole = {peer: {"users": together(found)} for peer, found in by_peer.items() if len(found) == len(origins)}
-    known = our_users(config, interactions, ours) if whole else None
-    if known is None:
-        print(f"{config.name}: no figures of our users, nor our rankings below {ours}; peers stand alone", file=sys.stderr)
-    else:
-        whole = {OURS: known, **whole}
-    tables = tables_of(windows_of(interactions, at_origins(config, origins)), whole)
-    return rounded(figures(config, tables) + (gains(config, tables, OURS) if known else []))
+    if not whole:
+        return []
+    tables = tables_with_ours(config, windows_of(interactions, at_origins(config, origins)), whole)
+    if OURS not in tables:
+        print(f"{config.name}: no figures of our users were kept (python -m benchmarks.recommender); peers stand alone", file=sys.stderr)
+    return rounded(figures(config, tables) + (gains(config, tables, OURS) if OURS in tables else []))
 
 
 def together(cells: list[dict[str, Any]]) -> dict[str, str]:

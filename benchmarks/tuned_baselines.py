@@ -1,11 +1,12 @@
 """Baselines with settings tuned for each data set, beside ours: `python -m benchmarks.tuned_baselines [--data NAME ...]`.
 
-The baselines of every run have fixed settings. Here habit has four half-lives, EASE three ridges and two floors of its logarithm, popularity four spans, each
-alone and times trend, season, both, and the root of both. For each list and lead the best on the tuning windows (they end before the first reported origin)
-is measured at the protocol's origins, with the fixed settings' best beside it, chosen alike.
+The baselines of every run have fixed settings. Here popularity has four spans, with and without last year's weeks; habit has four half-lives, EASE three
+ridges and two floors of its logarithm; these and the neighbourhood model (whose shrinkage stays) stand alone and times trend, season, both, and the root of
+both. For each list and lead the best on the tuning windows (they end before the first reported origin) is measured at the protocol's origins, with the fixed
+settings' best beside it, chosen alike.
 
 Writes benchmarks/results/tuned_baselines.json: rows `tuning ndcg@10` of everything tried, `ndcg@10` of what was chosen (`chosen` names it), `gain of
-ndcg@10` of ours over it on the same users where `benchmarks.recommender.our_users` has ours. A finished cell (data set) is kept below
+ndcg@10` of ours over it on the same users, averaged over the seeds that `benchmarks.recommender` has kept. A finished cell (data set) is kept below
 benchmarks/results/cells/tuned_baselines/.
 """
 
@@ -17,30 +18,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from benchmarks.figures_of_users import METRIC, Window, figures_of_users, gains, tables_of, windows_of
+from benchmarks.figures_of_users import METRIC, Window, figures, figures_of_users, gains, windows_of
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
-from benchmarks.recommender import DATA_SETS, OURS, our_users, parameters_of, short
+from benchmarks.recommender import DATA_SETS, OURS, our_users, parameters_of, short, tables_with_ours
 from benchmarks.recommender_peers import accepted, at_origins
 from contracts import columns as c
-from contracts.artifacts import text_digest
 from contracts.config import PipelineConfig
 from contracts.sections.evaluation import EvaluationConfig
 from evaluation import baselines
-from evaluation.bootstrap import mean_interval
 from evaluation.origins import leads_that_fit, tuning_origins
 from evaluation.ranking_metrics import score_rankings
+from tasks.store import reuse_digest
 
 CELLS = RESULTS / "cells" / "tuned_baselines"
 FACTORS = ("", "*trend", "*season", "*trend*season", "*(trend*season)^.5")
 HALF_LIVES = (45, 90, 180, 365)
 SPANS = ("7d", "28d", "90d", "all")
 RIDGES = (50.0, 200.0, 800.0)
-FLOORS = (0.005, 0.02)
+FLOORS = (0.005, baselines.EASE_LOG_FLOOR)  # of the logarithm, which EASE alone does without
 FIXED, TUNED = "best baseline, fixed settings", "best baseline, tuned settings"
 K = 10
 
@@ -66,7 +65,7 @@ class Setting:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), help="data sets")
-    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables, and of our rankings")
+    parser.add_argument("--storage", default=str(ROOT / ".perennial" / "benchmarks"), help="folder of intermediate tables")
     asked = parser.parse_args()
     os.environ.setdefault("PERENNIAL_DATA", str((ROOT / ".." / "shared" / "data").resolve()))
     cells, rows = [], list[dict[str, Any]]()
@@ -74,14 +73,14 @@ def main() -> None:
         config = parameters_of(name, asked.storage, quick=False)
         events = accepted(config)
         cell = kept_cell(CELLS / f"{name}-{digest_of(config)}.json", lambda config=config, events=events: measured(config, events))
-        cells.append(cell)
-        rows += cell["rows"] + gains_of_ours(config, events, cell, Path(asked.storage))
+        cells += [cell, *our_users(config).values()]
+        rows += cell["rows"] + figures_and_gains(config, events, cell)
     print(write_results("tuned_baselines", command=command_of("tuned_baselines"), rows=[short(row) for row in rows], **about_cells(cells)))
 
 
 def settings() -> list[Setting]:
     """All that is tried; what every run measures is among it."""
-    of_ease = [Setting(f"ease{factor}", ease) for ease in product(RIDGES, FLOORS) for factor in FACTORS]
+    of_ease = [Setting(f"ease{factor}", (ridge, floor)) for ridge, floor in product(RIDGES, FLOORS) for factor in FACTORS if factor or floor == FLOORS[-1]]
     of_habit = [Setting(f"habit_{days}d{factor}") for days in HALF_LIVES for factor in FACTORS]
     of_knn = [Setting(f"item_knn{factor}") for factor in FACTORS]
     popular = [Setting(f"popular_{span}{last_year}") for span in SPANS for last_year in ("", "+0.3*last_year")]
@@ -89,9 +88,12 @@ def settings() -> list[Setting]:
 
 
 def digest_of(config: PipelineConfig) -> str:
-    """Digest of what is tried, where, and of the baselines' code."""
-    evaluation = config.evaluation.model_dump_json(include={"origins", "tune_until", "leads_days", "horizon_days", "lists"})
-    return text_digest(str([str(one) for one in settings()]), evaluation, Path(baselines.__file__).read_text(encoding="utf-8"))
+    """Digest of what is tried and where, and of the code that cleans, ranks and scores."""
+    asked = config.evaluation.model_dump_json(include={"origins", "tune_until", "leads_days", "horizon_days", "lists"})
+    source = config.source.model_copy(update={"uri": None})  # wherever it lies
+    return reuse_digest(
+        str([str(one) for one in settings()]), asked, source, str(config.fine_tuning.target_events), code=("sources", "expectations", "evaluation")
+    )
 
 
 def measured(config: PipelineConfig, events: pl.DataFrame) -> dict[str, Any]:
@@ -133,6 +135,9 @@ def tuning_figures(config: PipelineConfig, events: pl.DataFrame, tuning: LeadsAt
 def rankings_of(config: PipelineConfig, events: pl.DataFrame, origins: LeadsAtOrigin, asked: Sequence[Setting]) -> Iterator[tuple[Setting, date, pl.DataFrame]]:
     """Rankings of each setting at each origin; what shares the settings of EASE is ranked together."""
     evaluation = config.evaluation
+    wanted: dict[date, list[pl.Series]] = {}
+    for (_, origin, _), of_window in windows_of(events, at_origins(config, tuple(origins))):
+        wanted.setdefault(origin, []).append(of_window[c.USER_ID])
     groups = {ease: [one for one in asked if one.ease == ease] for ease in dict.fromkeys(one.ease for one in asked)}
     for origin, leads in origins.items():
         for number, (ease, group) in enumerate(groups.items(), start=1):
@@ -144,6 +149,7 @@ def rankings_of(config: PipelineConfig, events: pl.DataFrame, origins: LeadsAtOr
                     horizon_days=evaluation.horizon_days,
                     lists=evaluation.lists,
                     names=[one.name for one in group],
+                    users=pl.concat(wanted[origin]).unique(),
                     k=K,
                     target_events=config.fine_tuning.target_events,
                 )
@@ -170,21 +176,14 @@ def best_of(tried: dict[tuple[Setting, str, int], tuple[float, int]], list_name:
     return max(values, key=values.__getitem__)
 
 
-def gains_of_ours(config: PipelineConfig, events: pl.DataFrame, cell: dict[str, Any], storage: Path) -> list[dict[str, Any]]:
-    """What was chosen at the origins, with intervals, and what ours gains over it."""
-    ours = our_users(config, events, storage)
-    if ours is None:
-        print(f"{config.name}: no figures of our users, nor our rankings below {storage}; baselines stand alone", file=sys.stderr)
-    users = {**({OURS: ours} if ours else {}), **{model: {"users": of_model} for model, of_model in cell["users"].items()}}
-    tables = tables_of(windows_of(events, config), users)
-    rows: list[dict[str, Any]] = []
-    for model, table in tables.items():
-        for (list_name, lead), of_users in table.sort(c.LIST, c.LEAD_DAYS).partition_by(c.LIST, c.LEAD_DAYS, as_dict=True).items():
-            found = mean_interval(of_users, config.evaluation.num_resamples, config.seed)
-            about = {"dataset": config.name, "model": model, "list": list_name, "lead_days": lead, "origin": "all", "metric": METRIC}
-            chosen = cell["chosen"].get(model, {}).get(f"{list_name} {lead}")
-            rows.append({**about, "value": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high, "n": of_users.height, "chosen": chosen})
-    return rows + ([row for row in gains(config, tables, OURS) if row["lead_days"] is not None] if ours else [])
+def figures_and_gains(config: PipelineConfig, events: pl.DataFrame, cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was chosen at the origins, ours beside it, and what ours gains over it, at each lead; with intervals."""
+    others = {model: {"users": of_model} for model, of_model in cell["users"].items()}
+    tables = tables_with_ours(config, windows_of(events, config), others)
+    if OURS not in tables:
+        print(f"{config.name}: no figures of our users were kept (python -m benchmarks.recommender); baselines stand alone", file=sys.stderr)
+    rows = [{**row, "chosen": cell["chosen"].get(row["model"], {}).get(f"{row['list']} {row['lead_days']}")} for row in figures(config, tables)]
+    return [row for row in rows + (gains(config, tables, OURS) if OURS in tables else []) if row["lead_days"] is not None]
 
 
 if __name__ == "__main__":

@@ -7,15 +7,18 @@ import polars as pl
 import pytest
 
 from benchmarks import few_labels
-from benchmarks.few_labels import ARMS, WITHOUT, compared, config_of
+from benchmarks.few_labels import WITHOUT, compared, config_of
 
 
-def test_arms_differ_in_taste_alone(tmp_path: Path) -> None:
-    found = {arm: config_of("online_retail_ii", str(tmp_path), arm, 0.1) for arm in ARMS}
-    assert [config.fine_tuning.leave_out for config in found.values()] == [("taste",), (), (), ()]
-    assert [config.pretraining.enabled for config in found.values()] == [False, True, False, True]
-    assert [len(config.fine_tuning.linear) for config in found.values()] == [2, 0, 2, 2]
-    assert {config.fine_tuning.label_share for config in found.values()} == {0.1}
+def test_arms_see_the_same_labels_and_differ_in_what_taste_has_learned_without_any(tmp_path: Path) -> None:
+    arms = {arm.removeprefix("perennial:"): few_labels.config_of("complete_journey", str(tmp_path), arm, 0.1) for arm in few_labels.ARMS}
+    assert [one.pretraining.enabled for one in arms.values()] == [False, True, False, True]
+    assert [len(one.fine_tuning.linear) for one in arms.values()] == [2, 0, 2, 2]
+    assert [one.fine_tuning.leave_out for one in arms.values()] == [("taste",), (), (), ()]
+    assert {one.fine_tuning.label_share for one in arms.values()} == {0.1}
+    first, *others = arms.values()
+    assert all(one.evaluation == first.evaluation for one in others)
+    assert len(first.evaluation.origins) == 1
 
 
 def test_seeds_are_averaged_per_user_before_arms_are_paired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

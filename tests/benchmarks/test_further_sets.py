@@ -2,14 +2,12 @@
 
 import math
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import few_labels, further_sets, leave_one_out, planted_season
+from benchmarks import further_sets, leave_one_out, planted_season
 from benchmarks.recommender import on_threads
 from lightning_modules.taste import build_taste
 
@@ -158,38 +156,3 @@ def test_the_encoder_finds_an_order_that_is_there() -> None:
     assert len(scores["user"]) == 60
     assert best > 0.8
     assert scores["ndcg"].mean() > 0.8  # chance is .39: ten of the thirteen items the user has not had
-
-
-# few labels
-
-
-def test_arms_see_the_same_labels_and_differ_in_what_taste_has_learned_without_any(tmp_path: Path) -> None:
-    arms = {arm.removeprefix("perennial:"): few_labels.config_of("complete_journey", str(tmp_path), arm, 0.1) for arm in few_labels.ARMS}
-    assert [one.pretraining.enabled for one in arms.values()] == [False, True, False, True]
-    assert [len(one.fine_tuning.linear) for one in arms.values()] == [2, 0, 2, 2]
-    assert [one.fine_tuning.leave_out for one in arms.values()] == [("taste",), (), (), ()]
-    assert {one.fine_tuning.label_share for one in arms.values()} == {0.1}
-    first, *others = arms.values()
-    assert all(one.evaluation == first.evaluation for one in others)
-    assert len(first.evaluation.origins) == 1
-
-
-def test_an_arm_is_compared_with_labels_alone_on_the_same_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = few_labels.config_of("complete_journey", str(tmp_path), few_labels.WITHOUT, 0.1)
-    origin = config.evaluation.origins[0]
-    events = [("u", "b", origin - timedelta(days=9)), ("u", "c", origin - timedelta(days=8)), ("v", "a", origin - timedelta(days=7)), ("u", "a", origin)]
-    day = pl.col("event_time").cast(pl.Datetime("us", "UTC"))
-    table = pl.DataFrame(events, schema=["user_id", "item_id", "event_time"], orient="row").with_columns(day, event_type=pl.lit("purchase"))
-    table.write_parquet(tmp_path / "events.parquet")
-    monkeypatch.setattr(few_labels, "use_local_stores", lambda root: None)
-    accepted = SimpleNamespace(parts=lambda: [tmp_path / "events.parquet"])
-    monkeypatch.setattr("flows.partial_runs.validate_only", lambda config: (None, SimpleNamespace(accepted=accepted)))
-    other = "perennial:linear terms"
-    for order in ("bac", "abc"):
-        rows = [(origin, origin, "again", "u", item, rank) for rank, item in enumerate(order, start=1)]
-        pl.DataFrame(rows, schema=["cutoff", "request_date", "list", "user_id", "item_id", "rank"], orient="row").write_parquet(tmp_path / f"{order}.parquet")
-    rows = few_labels.compared(config, 0.1, {few_labels.WITHOUT: [{"rankings": "bac.parquet"}], other: [{"rankings": "abc.parquet"}]})
-    figures = {row["model"]: row["value"] for row in rows if row["metric"] == "ndcg@10" and row["lead_days"] == 0}
-    assert figures == {few_labels.WITHOUT: pytest.approx(0.63093, abs=1e-5), other: 1.0}
-    (gain,) = [row for row in rows if row["metric"] == "gain of ndcg@10" and row["lead_days"] == 0]
-    assert (gain["model"], gain["other"], gain["relative"]) == (other, few_labels.WITHOUT, pytest.approx(1 / 0.63093 - 1, abs=1e-4))

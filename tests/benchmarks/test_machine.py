@@ -14,7 +14,7 @@ from benchmarks.machine import about_cells, command_of, kept_cell, write_results
 
 
 def test_a_command_names_no_folder_of_the_machine_and_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = ["--data", "steam", "flickr_trips", "--storage", "/home/me/x", "--quick", "--ours=/home/me/y", "--threads", "1", "--seeds", "2"]
+    typed = ["--data", "steam", "flickr_trips", "--storage", "/home/me/x", "--quick", "--stored", "--threads", "1", "--seeds", "2"]
     monkeypatch.setattr(machine.sys, "argv", ["/home/me/further_sets.py", *typed])
     assert command_of("further_sets") == "python -m benchmarks.further_sets --data steam flickr_trips --quick --seeds 2"
 
@@ -79,25 +79,27 @@ def test_a_finished_negative_control_is_not_measured_again(tmp_path: Path, monke
     assert [path.name for path in (tmp_path / "negative_control").iterdir()] == [f"{negative_control.name_of(config)}.json"]
 
 
-def test_an_arm_with_few_labels_is_measured_again_only_where_its_rankings_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_with_few_labels_is_measured_once_and_needs_its_rankings_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     config = few_labels.config_of("complete_journey", str(tmp_path), few_labels.WITHOUT, 0.1)
+    about = {"cutoff": config.evaluation.origins[0], "request_date": config.evaluation.origins[0], "list": "again", "user_id": "u"}
+    ranked = pl.DataFrame([{**about, "item_id": "b", "rank": 1}, {**about, "item_id": "a", "rank": 2}], schema_overrides={"rank": pl.Int32})
 
     def measured(asked: Any, head_seed: int) -> Any:
         made.append(head_seed)
-        (tmp_path / "rankings.parquet").touch()
+        ranked.write_parquet(tmp_path / "rankings.parquet")
         return SimpleNamespace(path="none", rankings=SimpleNamespace(path=str(tmp_path / "rankings.parquet")))
 
     monkeypatch.setattr(few_labels, "CELLS", tmp_path / "cells")
     monkeypatch.setattr(few_labels, "use_local_stores", lambda *given: None)
+    wanted = pl.DataFrame({"user_id": ["u"], "item_id": ["a"]})
+    monkeypatch.setattr(few_labels, "wanted_of", lambda config: iter([(("again", config.evaluation.origins[0], 0), wanted)]))
     monkeypatch.setattr("flows.partial_runs.train_and_measure", measured)
     monkeypatch.setattr("tasks.evaluate.read_evaluation", lambda path: SimpleNamespace(rows=[]))
     for _ in range(2):
         found = few_labels.measured_cell(few_labels.WITHOUT, 0.1, config, 3)
-    assert (found["rankings"], found["rows"], made) == ("rankings.parquet", [], [3])
-    (tmp_path / "rankings.parquet").unlink()
-    few_labels.measured_cell(few_labels.WITHOUT, 0.1, config, 3)
-    assert made == [3, 3]
+        (tmp_path / "rankings.parquet").unlink(missing_ok=True)
+    assert (found["users"], found["rows"], made) == ({f"again {config.evaluation.origins[0]} 0": "6309"}, [], [3])
 
 
 def test_a_finished_training_of_leave_one_out_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

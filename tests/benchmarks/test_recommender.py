@@ -1,10 +1,8 @@
 """Which rows of the recommender's benchmark are committed, and that a cell is measured once."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -74,28 +72,23 @@ def test_prefect_is_not_imported_before_its_home_is_set() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_figures_of_our_users_are_of_the_run_that_the_cell_holds(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs lie in the storage; one has the figures of the cell. Later neither storage nor cell is asked."""
+def test_figures_of_our_users_are_averaged_over_the_seeds_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recommender, "USERS", tmp_path / "users")
     config = parameters_of("complete_journey", str(tmp_path), quick=True)
     (origin,) = config.evaluation.origins
-    events = pl.DataFrame(
-        [("u1", "b", origin - timedelta(days=9)), ("u2", "a", origin - timedelta(days=9)), ("u1", "a", origin), ("u9", "a", origin + timedelta(days=80))],
-        schema=["user_id", "item_id", "event_time"],
-        orient="row",
-    ).with_columns(pl.col("event_time").cast(pl.Datetime("us", "UTC")), event_type=pl.lit("purchase"))
-    figure = {"model": "perennial", "metric": "ndcg@10", "list": "again", "lead_days": 0, "origin": "all"}
-    for name, value, item in (("other", 0.0, "b"), ("same", 1.00000049, "a")):
-        place = tmp_path / config.name / "steps" / "evaluate" / name
-        place.mkdir(parents=True)
-        (place / "evaluation.json").write_text(json.dumps({"rows": [{**figure, "value": value}]}))
-        row = {"cutoff": origin, "request_date": origin, "list": "again", "user_id": "u1", "item_id": item, "rank": 1}
-        pl.DataFrame([row], schema_overrides={"rank": pl.Int32}).write_parquet(place / "rankings.parquet")
-    assert recommender.our_users(config, events, tmp_path) is None
-    kept(recommender.name_of(config), lambda: [{**figure, "value": 1.0}])
-    found = recommender.our_users(config, events, tmp_path)
-    assert found is not None
-    assert found["users"] == {f"again {origin} 0": "10000"}
-    for place in cells.iterdir():
-        place.unlink()
-    assert recommender.our_users(config, events, tmp_path / "nowhere") == found
+    wanted = pl.DataFrame({"user_id": ["u2", "u1"], "item_id": ["a", "a"]})
+    windows = [(("again", origin, 0), wanted)]
+    other = {"other": {"users": {f"again {origin} 0": "0 1000"}}}
+    assert set(recommender.tables_with_ours(config, iter(windows), other)) == {"other"}
+    monkeypatch.setattr(recommender, "wanted_of", lambda config: iter(windows))
+    for seed, rows in ((0, [("u1", "a", 1), ("u2", "b", 1)]), (1, [("u1", "b", 1), ("u1", "a", 2), ("u2", "a", 1)])):
+        about = {"cutoff": origin, "request_date": origin, "list": "again"}
+        table = [{**about, "user_id": user, "item_id": item, "rank": rank} for user, item, rank in rows]
+        pl.DataFrame(table, schema_overrides={"rank": pl.Int32}).write_parquet(tmp_path / "rankings.parquet")
+        recommender.keep_users(config.model_copy(update={"seed": seed}), tmp_path / "rankings.parquet")
+    tables = recommender.tables_with_ours(config, iter(windows), other)
+    found = dict(tables["perennial"].select("user_id", "value").iter_rows())
+    assert found == {"u1": pytest.approx((1 + 0.6309) / 2), "u2": pytest.approx(0.5)}
+    assert tables["other"].sort("user_id")["value"].to_list() == [0.0, 0.1]
+    shorter = config.fine_tuning.model_copy(update={"max_steps": 7})
+    assert recommender.our_users(config.model_copy(update={"fine_tuning": shorter})) == {}

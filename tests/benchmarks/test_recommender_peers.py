@@ -103,20 +103,20 @@ def test_figures_of_a_peer_are_paired_with_ours(config: PipelineConfig, interact
     monkeypatch.setattr(peers, "ranked_by", lambda *given: (ranked, {"epochs": 1, "stopped": "cap"}))
     cell = peers.cell_of(config, interactions, "replay:sasrec", ORIGIN, peers.SETTINGS)
     assert cell["users"] == {"again 2017-11-01 28": "10000"}
-    monkeypatch.setattr("benchmarks.recommender.our_users", lambda *given: None)
-    assert {row["model"] for row in peers.pooled(config, interactions, [cell], tmp_path)} == {"replay:sasrec"}
-    monkeypatch.setattr("benchmarks.recommender.our_users", lambda *given: {"users": {"again 2017-11-01 28": "6309"}})
-    rows = {(row["model"], row["metric"]): row for row in peers.pooled(config, interactions, [cell], tmp_path) if row["lead_days"] == 28}
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda config: {})
+    assert {row["model"] for row in peers.pooled(config, interactions, [cell])} == {"replay:sasrec"}
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda config: {"seed 0": {"users": {"again 2017-11-01 28": "6309"}}})
+    rows = {(row["model"], row["metric"]): row for row in peers.pooled(config, interactions, [cell]) if row["lead_days"] == 28}
     assert [rows[model, "ndcg@10"]["value"] for model in ("perennial", "replay:sasrec")] == [0.6309, 1.0]
     assert rows["perennial", "gain of ndcg@10"]["relative"] == pytest.approx(-0.3691)
 
 
 def test_a_peer_counts_over_all_origins_or_not_at_all(config: PipelineConfig, interactions: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.recommender.our_users", lambda *given: None)
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda config: {})
     later = date(2017, 12, 3)
     cells = [
         {"model": peer, "origin": origin.isoformat(), "users": {f"again {origin} {lead}": value}}
         for peer, origin, lead, value in (("both", ORIGIN, 28, "2000"), ("both", later, 28, "4000"), ("one", ORIGIN, 28, "9000"))
     ]
-    rows = [row for row in peers.pooled(config, interactions, cells, Path()) if row["lead_days"] == 28]
+    rows = [row for row in peers.pooled(config, interactions, cells) if row["lead_days"] == 28]
     assert [(row["model"], row["list"], row["value"], row["n"]) for row in rows] == [("both", "again", pytest.approx(0.3), 2)]

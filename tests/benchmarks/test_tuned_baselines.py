@@ -13,6 +13,7 @@ from benchmarks.tuned_baselines import FIXED, TUNED, Setting
 from contracts.config import PipelineConfig
 from contracts.sections.evaluation import EvaluationConfig
 from evaluation import baselines
+from evaluation.ranking_metrics import score_rankings
 
 ORIGIN = date(2017, 6, 1)
 
@@ -82,16 +83,37 @@ def test_the_fixed_settings_are_back_after_others_were_tried() -> None:
     assert before == (baselines.EASE_REGULARISATION, baselines.EASE_LOG_FLOOR)
 
 
+def test_users_are_those_of_what_was_chosen(config: PipelineConfig, events: pl.DataFrame, few: list[Setting]) -> None:
+    """Window by window, ranked again by the chosen one alone and scored."""
+    cell = tuned.measured(config, events)
+    assert len(set(cell["chosen"][TUNED].values())) > 1
+    by_name = {str(one): one for one in few}
+    for (list_name, origin, lead), wanted in tuned.windows_of(events, config):
+        for model in (FIXED, TUNED):
+            chosen = by_name[cell["chosen"][model][f"{list_name} {lead}"]]
+            with tuned.ease_with(chosen.ease):
+                ranked = baselines.baseline_rankings(events, cutoff=origin, lead_days=lead, horizon_days=28, lists=[list_name], names=[chosen.name])
+            expected = score_rankings(ranked, wanted).sort("user_id")["ndcg"].to_list()
+            found = [int(value) / 10_000 for value in cell["users"][model][f"{list_name} {origin} {lead}"].split()]
+            assert found == pytest.approx(expected, abs=5e-5)
+
+
+def test_leads_that_leave_the_data_are_not_ranked(config: PipelineConfig, events: pl.DataFrame, few: list[Setting]) -> None:
+    short = events.filter(pl.col("event_time") < pl.lit(ORIGIN + timedelta(days=30)))
+    cell = tuned.measured(config, short)
+    assert {key.rsplit(" ", 1)[1] for key in cell["users"][TUNED]} == {"0"}
+
+
 def test_ours_are_paired_with_what_was_chosen(config: PipelineConfig, events: pl.DataFrame, few: list[Setting], monkeypatch: pytest.MonkeyPatch) -> None:
     cell = tuned.measured(config, events)
     perfect = {key: " ".join("10000" for _ in values.split()) for key, values in cell["users"][TUNED].items()}
-    monkeypatch.setattr(tuned, "our_users", lambda *given: {"users": perfect})
-    rows = tuned.gains_of_ours(config, events, cell, Path())
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda config: {"seed 0": {"users": perfect}})
+    rows = tuned.figures_and_gains(config, events, cell)
     figures = {(row["model"], row["list"], row["lead_days"]): row for row in rows if row["metric"] == "ndcg@10"}
     gains = {(row["other"], row["list"], row["lead_days"]): row for row in rows if row["metric"] == "gain of ndcg@10"}
     assert set(gains) == {key for key in figures if key[0] != "perennial"}
     for key, gain in gains.items():
         assert gain["relative"] == pytest.approx(1 / figures[key]["value"] - 1, abs=1e-6)
         assert figures[key]["chosen"] == cell["chosen"][key[0]][f"{key[1]} {key[2]}"]
-    monkeypatch.setattr(tuned, "our_users", lambda *given: None)
-    assert {row["model"] for row in tuned.gains_of_ours(config, events, cell, Path())} == {FIXED, TUNED}
+    monkeypatch.setattr("benchmarks.recommender.our_users", lambda config: {})
+    assert {row["model"] for row in tuned.figures_and_gains(config, events, cell)} == {FIXED, TUNED}
