@@ -3,7 +3,8 @@
 A network fitted on a dozen cut-offs learns these cut-offs by heart: on Online Retail II a head trained from weights that suit another shop ranked what
 is new to a user worse than it had begun. A few weights (one for each term of taste, trend, season index, first-time buyers, ...; of two of them also how
 they change with the lead) carry over better, and can be found by the measure itself, one at a time. There the list stays (`FineTuneJob.trained_lists`).
-A step is taken where it gains clearly more than chance among the users asked: where these are few, the weights stay where they begin.
+A step is taken where it gains clearly more than chance among the users asked: where these are few, the weights stay where they begin. It is tried at several
+lengths: what small ones gain is lost in the noise where a long one stands out of it.
 
 Letters: B users of a sample, P items of its pool, K terms of taste, W searched season inputs.
 """
@@ -25,6 +26,7 @@ USERS = 4_096  # that are asked in all: each sample's share of them
 LEAST_USERS = 16  # of a sample
 LEAST_GAIN = 0.005  # relative; a step that gains less is not worth a weight that differs
 LEAST_ERRORS = 2.0  # standard errors of its paired gain that a step must exceed: few users give any step a gain by chance
+REACHES = (1, 2, 4)  # lengths of a step
 ROUNDS = 3
 SLIGHT = 1e-9  # what adding up steps may leave below 0
 TASTE_STEPS = (0.15, -0.15)
@@ -104,14 +106,8 @@ def find_weights(
     for _ in range(ROUNDS):
         before = best
         for changed, step in [(name, step) for name in list(values) for step in steps.get(name, ())]:
-            tried = values | {changed: values[changed] + step}
-            while tried[changed] >= -SLIGHT or not changed.startswith("taste_"):  # terms of taste stay positive
-                answers = _answers(questions, tried, start)
-                gain, error = gain_of(questions, answers, best)
-                if gain <= max(LEAST_GAIN * level_of(questions, best), LEAST_ERRORS * error):
-                    break
-                values, best = tried, answers
-                tried = values | {changed: values[changed] + step}
+            while (found := _clearest(questions, values, best, changed, step, start)) is not None:
+                values, best = found
         if best is before:
             break
     return Weights(
@@ -119,6 +115,25 @@ def find_weights(
         {name: values[name] for name in start.season},
         {**start.slopes, **{name: values[SLOPE + name] for name in start.season}},
     )
+
+
+def _clearest(
+    questions: Sequence[Question], values: Mapping[str, float], best: Sequence[Tensor], changed: str, step: float, start: Weights
+) -> tuple[dict[str, float], list[Tensor]] | None:
+    """Values after the length of a step that gains most beyond its error, and what users have with them; None where no length gains clearly."""
+    found: tuple[dict[str, float], list[Tensor]] | None = None
+    most = 0.0
+    for reach in REACHES:
+        tried = {**values, changed: values[changed] + reach * step}
+        if changed.startswith("taste_") and tried[changed] < -SLIGHT:  # terms of taste stay positive
+            break
+        answers = _answers(questions, tried, start)
+        gain, error = gain_of(questions, answers, best)
+        if gain < -LEAST_ERRORS * error:  # farther is worse
+            break
+        if gain > max(LEAST_GAIN * level_of(questions, best), LEAST_ERRORS * error) and gain - LEAST_ERRORS * error > most:
+            found, most = (tried, answers), gain - LEAST_ERRORS * error
+    return found
 
 
 def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], season_inputs: Sequence[str], *, most: int, seed: int) -> Question | None:
@@ -157,7 +172,8 @@ def level_of(questions: Sequence[Question], answers: Sequence[Tensor]) -> float:
 def gain_of(questions: Sequence[Question], answers: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[float, float]:
     """What `level_of` gains over what the same users had before, and its standard error if nothing were gained.
 
-    Users are drawn, questions stand; so the gains of a question are squared about 0, and a question of one user proves nothing.
+    Users are drawn, questions stand; so the gains of a question are squared about 0, and a question of one user proves nothing. A user who is asked at
+    several cut-offs counts as several: the error is somewhat too small.
     """
     gains = [after - one for after, one in zip(answers, before, strict=True)]
     variance = sum(share**2 * float(gain.square().mean()) / len(gain) for share, gain in zip(_shares(questions), gains, strict=True))

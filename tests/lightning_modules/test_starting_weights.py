@@ -153,6 +153,18 @@ def test_a_step_that_few_users_ask_for_is_chance(samples: list[SampleData], monk
     assert (found.season["trend_lift_4w"] < 0) == taken
 
 
+def test_a_long_step_is_seen_where_short_ones_gain_nothing(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rises is wanted and taste says otherwise by .6: a weight of .3 or .5 turns nothing, .9 does."""
+    asked = question([1.0, 0.0], seen=[], wanted=[0], users=40)
+    asked = replace(asked, taste=torch.tensor([0.0, 0.6]).half()[None, :, None].expand(40, -1, -1))
+    monkeypatch.setattr(starting_weights, "question_of", lambda *given, **more: asked)
+    start = Weights((1.0,), {"trend_lift_4w": 0.1})
+    found = find_weights(samples[:1], everybody(samples[:1]), start, ("trend_lift_4w",), has_encoder=False, seed=0)
+    assert (found.taste, found.season["trend_lift_4w"]) == ((1.0,), pytest.approx(0.9))
+    monkeypatch.setattr(starting_weights, "REACHES", (1,))
+    assert find_weights(samples[:1], everybody(samples[:1]), start, ("trend_lift_4w",), has_encoder=False, seed=0).season == start.season
+
+
 def test_taste_left_out_is_not_searched(samples: list[SampleData], fine_tune_job: FineTuneJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting_weights, "LEAST_ERRORS", 0.0)  # a dozen users: any gain will do
     start = Weights((0.0,) * _terms(samples), {"trend_lift_4w": 0.0})
