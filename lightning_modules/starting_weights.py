@@ -57,10 +57,11 @@ class Weights:
 class Question:
     """What some users of one sample wanted of what was new to them.
 
-    lead is the head's input for it, bounded as there; taste [B, P, K] half precision; season [P, W]; is_seen, is_target [B, P]
+    users [B] rows of the log; lead is the head's input for it, bounded as there; taste [B, P, K] half precision; season [P, W]; is_seen, is_target [B, P]
     ideal [B] the best possible sum of gains
     """
 
+    users: Tensor
     lead_days: int
     lead: float
     taste: Tensor
@@ -154,6 +155,7 @@ def question_of(sample: SampleData, among: np.ndarray, searched: Sequence[str], 
     columns = [list(season_inputs).index(name) for name in searched]
     ideal = (1 / torch.log2(torch.arange(2.0, TOP + 2))).cumsum(0)
     return Question(
+        users=torch.from_numpy(sample.linear.rows[sample.linear_rows[users.numpy()]]),
         lead_days=sample.lead_days,
         lead=min(float(sample.season[0, list(season_inputs).index(LEAD_INPUT)]), LONGEST_LEAD) if LEAD_INPUT in season_inputs else 0.0,
         taste=sample.pool_taste(users).half(),
@@ -172,12 +174,13 @@ def level_of(questions: Sequence[Question], answers: Sequence[Tensor]) -> float:
 def gain_of(questions: Sequence[Question], answers: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[float, float]:
     """What `level_of` gains over what the same users had before, and its standard error if nothing were gained.
 
-    Users are drawn, questions stand; so the gains of a question are squared about 0, and a question of one user proves nothing. A user who is asked at
-    several cut-offs counts as several: the error is somewhat too small.
+    Users are drawn, questions stand. Cut-offs overlap, so a user is asked much the same several times: what he gains in all of them is one draw, squared
+    about 0; one user proves nothing.
     """
-    gains = [after - one for after, one in zip(answers, before, strict=True)]
-    variance = sum(share**2 * float(gain.square().mean()) / len(gain) for share, gain in zip(_shares(questions), gains, strict=True))
-    return level_of(questions, gains), math.sqrt(variance)
+    parts = [share * (after - one) / len(one) for share, after, one in zip(_shares(questions), answers, before, strict=True)]
+    users, place = torch.unique(torch.cat([question.users for question in questions]), return_inverse=True)
+    of_users = torch.zeros(len(users)).index_add(0, place, torch.cat(parts))
+    return float(of_users.sum()), float(of_users.square().sum().sqrt())
 
 
 def _shares(questions: Sequence[Question]) -> list[float]:

@@ -40,6 +40,7 @@ def question(season: list[float], *, seen: list[int], wanted: list[int], users: 
     """So many users alike, one term of taste that says nothing, one season input."""
     places = torch.arange(len(season))
     return Question(
+        users=torch.arange(users),
         lead_days=0,
         lead=0.0,
         taste=torch.zeros(users, len(season), 1).half(),
@@ -130,7 +131,7 @@ def test_a_new_head_begins_at_the_weights_found(samples: list[SampleData], fine_
 
 
 def test_gain_of_a_step_and_its_error_by_hand() -> None:
-    """Two cut-offs of today, one a quarter of a year ahead: today's count a quarter each."""
+    """Two cut-offs of today, one a quarter of a year ahead: today's count a quarter each. Users 0 and 1 are asked at all of them."""
     now = question([1.0, 0.0], seen=[], wanted=[0], users=2)
     later = replace(question([1.0, 0.0], seen=[], wanted=[0], users=4), lead_days=84)
     before = [torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), torch.zeros(4)]
@@ -138,7 +139,8 @@ def test_gain_of_a_step_and_its_error_by_hand() -> None:
     assert level_of([now, now, later], before) == pytest.approx(0.25 * 0.5 + 0.25 * 0.5 + 0.5 * 0.0)
     gain, error = gain_of([now, now, later], after, before)
     assert gain == pytest.approx(0.25 * 0.0 + 0.25 * 0.2 + 0.5 * 0.1)
-    assert error == pytest.approx(math.sqrt(0.25**2 * 0.04 / 2 + 0.25**2 * 0.08 / 2 + 0.5**2 * 0.01 / 4))
+    first, second, others = 0.25 * 0.2 / 2 + 0.25 * 0.4 / 2 + 0.5 * 0.1 / 4, -0.25 * 0.2 / 2 + 0.5 * 0.1 / 4, 0.5 * 0.1 / 4
+    assert error == pytest.approx(math.sqrt(first**2 + second**2 + 2 * others**2))
 
 
 @pytest.mark.parametrize(("users", "taken"), [(4, False), (40, True)])
@@ -146,11 +148,35 @@ def test_a_step_that_few_users_ask_for_is_chance(samples: list[SampleData], monk
     """A step that half of the users gain .5 by and the others nothing: .25 in the mean, with an error of .18 of four users and .06 of forty."""
     falling, middle = (question([3.0, 2.0, 1.0], seen=[], wanted=[wanted], users=users // 2) for wanted in (2, 1))
     parts = {name: torch.cat([getattr(falling, name), getattr(middle, name)]) for name in ("taste", "is_seen", "is_target", "ideal")}
-    asked = replace(falling, **parts)
+    asked = replace(falling, **parts, users=torch.arange(users))
     monkeypatch.setattr(starting_weights, "question_of", lambda *given, **more: asked)
     start = Weights((0.0,), {"trend_lift_4w": 0.1})
     found = find_weights(samples[:1], everybody(samples[:1]), start, ("trend_lift_4w",), has_encoder=False, seed=0)
     assert (found.season["trend_lift_4w"] < 0) == taken
+
+
+def test_the_same_users_asked_again_prove_no_more(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four users in fifty overlapping windows are four users; two hundred users are not."""
+    falling, middle = (question([3.0, 2.0, 1.0], seen=[], wanted=[wanted], users=2) for wanted in (2, 1))
+    parts = {name: torch.cat([getattr(falling, name), getattr(middle, name)]) for name in ("taste", "is_seen", "is_target", "ideal")}
+    start = Weights((0.0,), {"trend_lift_4w": 0.1})
+    for distinct in (False, True):
+        asked = iter([replace(falling, **parts, users=torch.arange(4) + 4 * number * distinct) for number in range(50)])
+        monkeypatch.setattr(starting_weights, "question_of", lambda *given, asked=asked, **more: next(asked))
+        found = find_weights(samples[:1] * 50, everybody(samples[:1]) * 50, start, ("trend_lift_4w",), has_encoder=False, seed=0)
+        assert (found.season["trend_lift_4w"] < 0) == distinct
+
+
+def test_users_of_a_question_are_rows_of_the_log(samples: list[SampleData], fine_tune_job: FineTuneJob) -> None:
+    """The same user has the same row at every cut-off, whatever his place in a sample."""
+    found = 0
+    for sample in samples:
+        wants_new = [bool((sample.is_target & ~sample.is_seen)[low:high].any()) for low, high in zip(sample.offsets, sample.offsets[1:], strict=False)]
+        asked = question_of(sample, np.arange(sample.num_users), SEARCHED, fine_tune_job.season_inputs, most=10_000, seed=0)
+        rows = sample.linear.rows[sample.linear_rows][np.array(wants_new)].tolist()
+        assert (asked.users.tolist() if asked else []) == rows
+        found += len(rows)
+    assert found > 10
 
 
 def test_a_long_step_is_seen_where_short_ones_gain_nothing(samples: list[SampleData], monkeypatch: pytest.MonkeyPatch) -> None:
