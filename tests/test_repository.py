@@ -182,6 +182,8 @@ def test_ci_runs_make_test_last_and_asks_for_nothing():
 def test_every_benchmark_that_make_calls_takes_the_flags_it_is_given():
     calls = re.findall(r"python -m (benchmarks\.\w+)(.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert len(calls) >= 4
+    shared = (ROOT / "benchmarks" / "recommender.py").read_text(encoding="utf-8").split("def add_run_arguments")[1].split("\ndef ")[0]
     for module, flags in calls:
         source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        source += shared if "add_run_arguments(parser)" in source else ""
         assert [flag for flag in flags.split() if flag.startswith("-") and f'"{flag}"' not in source] == [], module
