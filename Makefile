@@ -49,6 +49,7 @@ bench: $(STAMP)  ## the short benchmarks: features and validation print, the rec
 
 bench-recommender: $(STAMP)  ## quality beside baselines and libraries, on all data sets; ours and the peers side by side, a core each; hours; goes on where it was stopped
 	$(MAKE) -j2 bench-ours bench-peers
+	@echo "What both halves measured, side by side:"
 	$(BIN)/python -m benchmarks.movielens_peers
 	$(BIN)/python -m benchmarks.recommender_peers --stored
 	$(BIN)/python -m benchmarks.tuned_baselines

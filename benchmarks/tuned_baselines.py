@@ -22,7 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.figures_of_users import METRIC, Window, figures, figures_of_users, gains, windows_of
+from benchmarks.figures_of_users import METRIC, Window, figures, figures_of_users, gains, key_of, windows_of
 from benchmarks.machine import RESULTS, ROOT, about_cells, command_of, kept_cell, write_results
 from benchmarks.recommender import DATA_SETS, OURS, our_users, parameters_of, short, tables_with_ours
 from benchmarks.recommender_peers import accepted, at_origins
@@ -106,10 +106,11 @@ def measured(config: PipelineConfig, events: pl.DataFrame) -> dict[str, Any]:
     reported = {origin: leads_that_fit(origin, days.max(), config.evaluation) for origin in config.evaluation.origins}
     users: dict[str, dict[str, str]] = {FIXED: {}, TUNED: {}}
     needed = list(dict.fromkeys(one for of_model in chosen.values() for one in of_model.values()))
+    windows = list(windows_of(events, config))
     for setting, origin, ranked in rankings_of(config, events, reported, needed):
-        found = figures_of_users(ranked, windows_of(events, at_origins(config, [origin])))
+        found = figures_of_users(ranked, windows)
         for model, of_model in chosen.items():
-            keys = {f"{list_name} {origin} {lead}" for (list_name, lead), one in of_model.items() if one == setting}
+            keys = {key_of((list_name, origin, lead)) for (list_name, lead), one in of_model.items() if one == setting}
             users[model] |= {key: values for key, values in found.items() if key in keys}
     about = {"dataset": config.name, "metric": f"tuning {METRIC}", "origin": "tuning"}
     rows = [
